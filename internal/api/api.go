@@ -1,0 +1,193 @@
+// Package api is what banger and bangerd say to each other: HTTP/1.1 with JSON
+// bodies on a unix socket. It is data only, shared by both sides.
+//
+//	GET    /v1/daemon                  -> Daemon
+//	POST   /v1/daemon/stop             stops bangerd; VMs go on
+//	GET    /v1/vms                     -> []VM
+//	POST   /v1/vms                     CreateVM -> events, result VM
+//	GET    /v1/vms/{ref}               -> VM
+//	PATCH  /v1/vms/{ref}               SetVM -> VM
+//	DELETE /v1/vms/{ref}               DeleteVM
+//	POST   /v1/vms/{ref}/start         -> events, result VM; returns when the guest's agent is configured
+//	POST   /v1/vms/{ref}/stop          StopVM -> events, result VM
+//	POST   /v1/vms/{ref}/kill          -> VM
+//	GET    /v1/vms/{ref}/agent         Upgrade: banger-agent; then raw bytes of one agent stream
+//	GET    /v1/vms/{ref}/logs?source=console|vmm&follow=1  -> plain text
+//	GET    /v1/vms/{ref}/ports         -> []wire.Port
+//	GET    /v1/vms/{ref}/stats         -> Stats
+//	GET    /v1/images                  -> []Image; GET /v1/images/{name}, DELETE /v1/images/{name}
+//	POST   /v1/images/pull             Pull -> events, result Image
+//	GET    /v1/kernels[?available=1]   -> []Kernel; GET /v1/kernels/{name}, DELETE /v1/kernels/{name}
+//	POST   /v1/kernels/pull            Pull -> events, result Kernel
+//
+// "events" is a stream of newline-delimited [Event]s that ends with one that
+// has a Result or an Error; when the client goes away before that, the
+// operation is canceled and undone. {ref} is a name, an id or a unique prefix
+// of an id. Errors have a status of 400 or more and an [Error] as body.
+package api
+
+import (
+	"encoding/json"
+	"time"
+
+	"banger/internal/agent/wire"
+	"banger/internal/progress"
+	"banger/internal/vmm"
+)
+
+// Kind classifies an error so that a caller can act on it.
+type Kind string
+
+// Kinds of errors.
+const (
+	KindInternal  Kind = "internal"
+	KindUsage     Kind = "usage"     // the request makes no sense: exit status 2
+	KindNotFound  Kind = "not_found" // no such VM, image or kernel
+	KindAmbiguous Kind = "ambiguous" // a prefix that fits several
+	KindExists    Kind = "exists"
+	KindState     Kind = "state" // the VM is not in a state for this
+	KindInUse     Kind = "in_use"
+	KindNoSpace   Kind = "no_space"
+	KindCanceled  Kind = "canceled"
+)
+
+// Error is what went wrong, as told to the user: Message without a final dot,
+// Hint (may be empty) what to do about it.
+type Error struct {
+	Kind    Kind   `json:"kind"`
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Event is one line of a stream of events.
+type Event struct {
+	Progress *progress.Event `json:"progress,omitempty"`
+	Error    *Error          `json:"error,omitempty"`
+	Result   json.RawMessage `json:"result,omitempty"`
+}
+
+// Daemon says who answers on the socket.
+type Daemon struct {
+	Version string `json:"version"`
+	// Build identifies the binary exactly: a CLI of another build restarts
+	// the daemon.
+	Build   string    `json:"build"`
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	Socket  string    `json:"socket"`
+	VMs     int       `json:"vms"`
+}
+
+// State of a VM as observed.
+type State string
+
+// States. A VM is Running when its guest's agent was configured.
+const (
+	StateStopped  State = "stopped"
+	StateStarting State = "starting"
+	StateRunning  State = "running"
+	StateStopping State = "stopping"
+	StateDeleting State = "deleting"
+)
+
+// VM is one virtual machine.
+type VM struct {
+	ID        string    `json:"id"` // 12 hex digits
+	Name      string    `json:"name"`
+	State     State     `json:"state"`
+	Image     string    `json:"image"`
+	Kernel    string    `json:"kernel"`
+	VCPU      int       `json:"vcpu"`
+	MemoryMiB int       `json:"memory_mib"`
+	DiskBytes int64     `json:"disk_bytes"` // size of the work disk
+	Address   string    `json:"address"`
+	MAC       string    `json:"mac"`
+	Created   time.Time `json:"created"`
+	// Ephemeral VMs (--rm) are deleted when they end.
+	Ephemeral bool `json:"ephemeral,omitempty"`
+	// Started, VMM and PID are set while a VMM runs.
+	Started *time.Time  `json:"started,omitempty"`
+	VMM     *vmm.Handle `json:"vmm,omitempty"`
+	// DiskUsed is what the VM's own files take on the host, in bytes.
+	DiskUsed int64 `json:"disk_used"`
+	// LastError is why the last start failed, empty after one that worked.
+	LastError string `json:"last_error,omitempty"`
+	Dir       string `json:"dir"`
+}
+
+// Sizing fields that are zero are taken from the configuration or the host.
+
+// CreateVM asks for a new VM.
+type CreateVM struct {
+	Name      string `json:"name,omitempty"`
+	Image     string `json:"image,omitempty"`
+	VCPU      int    `json:"vcpu,omitempty"`
+	MemoryMiB int    `json:"memory_mib,omitempty"`
+	DiskBytes int64  `json:"disk_bytes,omitempty"`
+	Start     bool   `json:"start"`
+	Ephemeral bool   `json:"ephemeral,omitempty"`
+}
+
+// SetVM changes a VM's sizes; zero leaves as is. Applied at the next start.
+// A disk can only grow.
+type SetVM struct {
+	VCPU      int   `json:"vcpu,omitempty"`
+	MemoryMiB int   `json:"memory_mib,omitempty"`
+	DiskBytes int64 `json:"disk_bytes,omitempty"`
+}
+
+// StopVM asks for a clean stop. TimeoutSeconds bounds the wait before the VM is
+// killed; zero means the default.
+type StopVM struct {
+	TimeoutSeconds int `json:"timeout_seconds,omitempty"`
+}
+
+// DeleteVM deletes a VM and its disks. A running VM is refused without Force.
+type DeleteVM struct {
+	Force bool `json:"force,omitempty"`
+}
+
+// Stats is what a running VM uses. VMM figures are the host's view.
+type Stats struct {
+	VM            string     `json:"vm"`
+	Guest         wire.Stats `json:"guest"`
+	HostMemory    int64      `json:"host_memory"`      // bytes resident
+	HostCPUSecond float64    `json:"host_cpu_seconds"` // since the VMM's start
+}
+
+// Image is an image in the store, or one of the catalog that could be.
+type Image struct {
+	Name        string    `json:"name"`
+	Present     bool      `json:"present"`
+	Digest      string    `json:"digest,omitempty"`
+	Size        int64     `json:"size,omitempty"` // bytes on disk
+	Created     time.Time `json:"created,omitzero"`
+	Kernel      string    `json:"kernel,omitempty"` // default kernel
+	Description string    `json:"description,omitempty"`
+	// Source says where it came from: suite, packages' versions, digests.
+	Source map[string]string `json:"source,omitempty"`
+	// Notes are what the user should know: something that could not be had.
+	Notes []string `json:"notes,omitempty"`
+	// VMs that use it, by name.
+	UsedBy []string `json:"used_by,omitempty"`
+}
+
+// Kernel is a kernel in the store, or one of the catalog that could be.
+type Kernel struct {
+	Name        string            `json:"name"`
+	Present     bool              `json:"present"`
+	Digest      string            `json:"digest,omitempty"`
+	Version     string            `json:"version,omitempty"` // uname -r
+	Size        int64             `json:"size,omitempty"`
+	Created     time.Time         `json:"created,omitzero"`
+	Description string            `json:"description,omitempty"`
+	Source      map[string]string `json:"source,omitempty"`
+	UsedBy      []string          `json:"used_by,omitempty"`
+}
+
+// Pull asks for an image or kernel of the catalog.
+type Pull struct {
+	Name string `json:"name"`
+}

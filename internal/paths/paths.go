@@ -1,0 +1,125 @@
+// Package paths says where banger keeps its files, following the XDG base
+// directory specification. It reads the environment once, when asked, and
+// creates nothing except in [Dirs.MakeRuntime] and [Dirs.MakeState].
+package paths
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+)
+
+// Dirs are banger's directories. All are absolute.
+type Dirs struct {
+	Config  string // user's configuration: config.toml, ssh_config
+	State   string // VMs, disks, images, kernels, keys, database, daemon's log
+	Cache   string // what can be fetched or made again
+	Runtime string // sockets and locks; private to the user
+	Home    string
+}
+
+// New works the directories out from an environment as given by getenv.
+func New(getenv func(string) string) (Dirs, error) {
+	home := getenv("HOME")
+	if !filepath.IsAbs(home) {
+		return Dirs{}, fmt.Errorf("cannot find the home directory: $HOME is %q", home)
+	}
+	base := func(name, fallback string) string {
+		// The specification says to ignore a relative path.
+		if dir := getenv(name); filepath.IsAbs(dir) {
+			return filepath.Join(dir, "banger")
+		}
+		return filepath.Join(home, fallback, "banger")
+	}
+	dirs := Dirs{
+		Config: base("XDG_CONFIG_HOME", ".config"),
+		State:  base("XDG_STATE_HOME", ".local/state"),
+		Cache:  base("XDG_CACHE_HOME", ".cache"),
+		Home:   home,
+	}
+	dirs.Runtime = filepath.Join(os.TempDir(), "banger-"+strconv.Itoa(os.Getuid()))
+	if dir := getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		dirs.Runtime = filepath.Join(dir, "banger")
+	}
+	return dirs, nil
+}
+
+// ConfigFile is what the user may write.
+func (d Dirs) ConfigFile() string { return filepath.Join(d.Config, "config.toml") }
+
+// SSHConfig is kept by bangerd for OpenSSH.
+func (d Dirs) SSHConfig() string { return filepath.Join(d.Config, "ssh_config") }
+
+// Database holds the VM records.
+func (d Dirs) Database() string { return filepath.Join(d.State, "banger.db") }
+
+// DaemonLog is where bangerd logs.
+func (d Dirs) DaemonLog() string { return filepath.Join(d.State, "bangerd.log") }
+
+// SSHKey is the key banger makes when none is configured.
+func (d Dirs) SSHKey() string { return filepath.Join(d.State, "ssh", "id_ed25519") }
+
+// KnownHosts holds the host keys of all VMs.
+func (d Dirs) KnownHosts() string { return filepath.Join(d.State, "ssh", "known_hosts") }
+
+// Images holds the image store.
+func (d Dirs) Images() string { return filepath.Join(d.State, "images") }
+
+// Kernels holds the kernel store.
+func (d Dirs) Kernels() string { return filepath.Join(d.State, "kernels") }
+
+// VM holds a VM's disks and logs.
+func (d Dirs) VM(id string) string { return filepath.Join(d.State, "vms", id) }
+
+// VMs holds one directory for each VM.
+func (d Dirs) VMs() string { return filepath.Join(d.State, "vms") }
+
+// Socket is where bangerd listens.
+func (d Dirs) Socket() string { return filepath.Join(d.Runtime, "bangerd.sock") }
+
+// Lock is held by the running bangerd.
+func (d Dirs) Lock() string { return filepath.Join(d.Runtime, "bangerd.lock") }
+
+// Run holds a running VM's sockets.
+func (d Dirs) Run(id string) string { return filepath.Join(d.Runtime, "vm", id) }
+
+// maxSocketPath is what fits sun_path (unix(7): 108 bytes with the final NUL).
+const maxSocketPath = 107
+
+// longestSocket is the longest name below [Dirs.Runtime] that is bound.
+const longestSocket = "vm/0123456789ab/network.sock"
+
+// MakeRuntime creates the runtime directory, and refuses one that is not the
+// user's own and private, or so deep that sockets in it could not be bound.
+func (d Dirs) MakeRuntime() error {
+	if n := len(filepath.Join(d.Runtime, longestSocket)); n > maxSocketPath {
+		return fmt.Errorf("cannot use the runtime directory %q: socket paths in it would have %d bytes and at most %d are allowed; set XDG_RUNTIME_DIR to a shorter path", d.Runtime, n, maxSocketPath)
+	}
+	if err := os.MkdirAll(d.Runtime, 0o700); err != nil {
+		return fmt.Errorf("cannot create the runtime directory: %w", err)
+	}
+	info, err := os.Lstat(d.Runtime)
+	if err != nil {
+		return fmt.Errorf("cannot look at the runtime directory: %w", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("cannot use the runtime directory %q: it is not a directory", d.Runtime)
+	}
+	if stat := info.Sys().(*syscall.Stat_t); int(stat.Uid) != os.Getuid() {
+		return fmt.Errorf("cannot use the runtime directory %q: it belongs to uid %d, not to you (uid %d); set XDG_RUNTIME_DIR to a directory of yours", d.Runtime, stat.Uid, os.Getuid())
+	}
+	if perm := info.Mode().Perm(); perm&0o077 != 0 {
+		return fmt.Errorf("cannot use the runtime directory %q: others can enter it (mode %04o); run: chmod 0700 %s", d.Runtime, perm, d.Runtime)
+	}
+	return nil
+}
+
+// MakeState creates the state directory, private to the user.
+func (d Dirs) MakeState() error {
+	if err := os.MkdirAll(d.State, 0o700); err != nil {
+		return fmt.Errorf("cannot create the state directory: %w", err)
+	}
+	return nil
+}
