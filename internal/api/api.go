@@ -11,6 +11,7 @@
 //	POST   /v1/vms/{ref}/start         -> events, result VM; returns when the guest's agent is configured
 //	POST   /v1/vms/{ref}/stop          StopVM -> events, result VM
 //	POST   /v1/vms/{ref}/kill          -> VM
+//	GET    /v1/vms/{ref}/hold          Upgrade: banger-hold; an ephemeral VM is deleted when its last holder is gone
 //	GET    /v1/vms/{ref}/agent         Upgrade: banger-agent; then raw bytes of one agent stream
 //	GET    /v1/vms/{ref}/logs?source=console|vmm&follow=1  -> plain text
 //	GET    /v1/vms/{ref}/ports         -> []wire.Port
@@ -105,7 +106,9 @@ type VM struct {
 	Address   string    `json:"address"`
 	MAC       string    `json:"mac"`
 	Created   time.Time `json:"created"`
-	// Ephemeral VMs (--rm) are deleted when they end.
+	// Ephemeral VMs (--rm) are deleted when nobody holds them any more. One
+	// whose start fails is kept, and is not ephemeral from then on: its logs
+	// say why.
 	Ephemeral bool `json:"ephemeral,omitempty"`
 	// Started, VMM and PID are set while a VMM runs.
 	Started *time.Time  `json:"started,omitempty"`
