@@ -61,10 +61,14 @@ type Spec struct {
 	// what the VMM itself says. Both are created or truncated by Boot.
 	ConsoleLog, VMMLog string
 
-	Kernel, Initramfs, Cmdline string
-	VCPU                       int
-	MemoryMiB                  int
-	Disks                      []Disk
+	Kernel, Initramfs string
+	// Cmdline is added to the kernel arguments that the driver gives on its
+	// own account (console, reboot, panic, ...); it may well be empty.
+	Cmdline string
+
+	VCPU      int
+	MemoryMiB int
+	Disks     []Disk
 	// NIC is nil for a guest without a network.
 	NIC *NIC
 }

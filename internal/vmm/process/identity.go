@@ -1,0 +1,66 @@
+package process
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// Identity is one process for all time: pids are used again, and start times
+// count from the host's boot.
+type Identity struct {
+	PID int
+	// StartTime is field 22 of /proc/PID/stat, in clock ticks since boot.
+	StartTime uint64
+	BootID    string
+}
+
+// BootID is different for each boot of the host.
+func BootID() (string, error) {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("cannot read the host's boot id: %w", err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+type stat struct {
+	state     byte
+	startTime uint64
+}
+
+// ended says that only the table entry is left.
+func (s stat) ended() bool { return s.state == 'Z' || s.state == 'X' || s.state == 'x' }
+
+func readStat(pid int) (stat, error) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return stat{}, fmt.Errorf("cannot look at process %d: %w", pid, err)
+	}
+	parsed, err := parseStat(data)
+	if err != nil {
+		return stat{}, fmt.Errorf("cannot look at process %d: %w", pid, err)
+	}
+	return parsed, nil
+}
+
+// parseStat reads proc_pid_stat(5). The second field, the program's name in
+// parentheses, may hold anything: blanks and parentheses too.
+func parseStat(data []byte) (stat, error) {
+	end := bytes.LastIndexByte(data, ')')
+	if end < 0 {
+		return stat{}, fmt.Errorf("unexpected content of its stat file: %.80q", data)
+	}
+	fields := bytes.Fields(data[end+1:])
+	const state, startTime = 3 - 3, 22 - 3 // fields count from 1; the first here is the third
+	if len(fields) <= startTime || len(fields[state]) != 1 {
+		return stat{}, fmt.Errorf("unexpected content of its stat file: %.80q", data)
+	}
+	ticks, err := strconv.ParseUint(string(fields[startTime]), 10, 64)
+	if err != nil {
+		return stat{}, fmt.Errorf("unexpected start time in its stat file: %w", err)
+	}
+	return stat{state: fields[state][0], startTime: ticks}, nil
+}
