@@ -1,0 +1,195 @@
+// Package config reads the user's config.toml and works out the sizes of VMs.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"banger/internal/paths"
+	"banger/internal/size"
+)
+
+// Config is the user's configuration with every default filled in, except for
+// VMDefaults, which [Sizes] combines with the host.
+type Config struct {
+	// DefaultImage is the image of a VM that names none.
+	DefaultImage string
+	// SSHKeyPath is the private key that opens guests, absolute.
+	SSHKeyPath string
+	// FirecrackerBin and QEMUBin are absolute, or empty: look in PATH.
+	FirecrackerBin, QEMUBin string
+	// VMM is "auto", "firecracker" or "qemu".
+	VMM      string
+	LogLevel slog.Level
+	// DebianMirror is an http or https URL; empty leaves the choice to the
+	// tool that fetches packages.
+	DebianMirror string
+	// VMDefaults are zero where the file says nothing.
+	VMDefaults Request
+}
+
+// file is config.toml as written. Pointers tell an absent key from a zero.
+type file struct {
+	DefaultImage   *string `toml:"default_image_name"`
+	SSHKeyPath     *string `toml:"ssh_key_path"`
+	FirecrackerBin *string `toml:"firecracker_bin"`
+	QEMUBin        *string `toml:"qemu_bin"`
+	VMM            *string `toml:"vmm"`
+	LogLevel       *string `toml:"log_level"`
+	DebianMirror   *string `toml:"debian_mirror"`
+	VMDefaults     struct {
+		VCPU      *int64 `toml:"vcpu"`
+		MemoryMiB *int64 `toml:"memory_mib"`
+		// DiskSize is a size as text, or a number of MiB.
+		DiskSize any `toml:"disk_size"`
+	} `toml:"vm_defaults"`
+}
+
+// maxFile bounds what is read: a configuration is a page of text.
+const maxFile = 1 << 20
+
+// Load reads the configuration file of dirs. A missing file is the defaults.
+// An unknown key, a wrong type or a bad value is an error of one line that
+// names file, line and key.
+func Load(dirs paths.Dirs) (Config, error) {
+	path := dirs.ConfigFile()
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return parse(nil, path, dirs)
+	}
+	if err != nil {
+		return Config{}, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return Config{}, fmt.Errorf("cannot read the configuration %q: it is not a regular file of at most %s", path, size.Human(maxFile))
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	return parse(data, path, dirs)
+}
+
+func parse(data []byte, path string, dirs paths.Dirs) (Config, error) {
+	var f file
+	decoder := toml.NewDecoder(bytes.NewReader(data))
+	if err := decoder.DisallowUnknownFields().Decode(&f); err != nil {
+		return Config{}, decodeError(path, data, err)
+	}
+	config := Config{DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto", LogLevel: slog.LevelInfo}
+	for _, key := range []struct {
+		name string
+		set  func() error
+	}{
+		{"default_image_name", func() error { return setText(&config.DefaultImage, f.DefaultImage, imageName) }},
+		{"ssh_key_path", func() error { return setPath(&config.SSHKeyPath, f.SSHKeyPath, dirs.Home) }},
+		{"firecracker_bin", func() error { return setPath(&config.FirecrackerBin, f.FirecrackerBin, dirs.Home) }},
+		{"qemu_bin", func() error { return setPath(&config.QEMUBin, f.QEMUBin, dirs.Home) }},
+		{"vmm", func() error { return setText(&config.VMM, f.VMM, oneOf("auto", "firecracker", "qemu")) }},
+		{"log_level", func() error { return setLevel(&config.LogLevel, f.LogLevel) }},
+		{"debian_mirror", func() error { return setText(&config.DebianMirror, f.DebianMirror, mirror) }},
+		{"vm_defaults.vcpu", func() error { return setInt(&config.VMDefaults.VCPU, f.VMDefaults.VCPU, CheckVCPU) }},
+		{"vm_defaults.memory_mib", func() error { return setInt(&config.VMDefaults.MemoryMiB, f.VMDefaults.MemoryMiB, CheckMemory) }},
+		{"vm_defaults.disk_size", func() error { return setDisk(&config.VMDefaults.DiskBytes, f.VMDefaults.DiskSize) }},
+	} {
+		if err := key.set(); err != nil {
+			return Config{}, &Error{Path: path, Line: keyLine(data, key.name), Key: key.name, Reason: err.Error()}
+		}
+	}
+	return config, nil
+}
+
+func setText(to, from *string, check func(string) error) error {
+	if from == nil {
+		return nil
+	}
+	*to = *from
+	return check(*from)
+}
+
+func setPath(to, from *string, home string) error {
+	if from == nil {
+		return nil
+	}
+	path := *from
+	if rest, ok := strings.CutPrefix(path, "~/"); ok {
+		path = filepath.Join(home, rest)
+	}
+	if !filepath.IsAbs(path) || strings.ContainsAny(path, "\n\x00") {
+		return fmt.Errorf("%q is not an absolute path, nor one that begins with ~/", *from)
+	}
+	// Not cleaned: "link/.." is not the same directory after it.
+	*to = path
+	return nil
+}
+
+func setInt(to *int, from *int64, check func(int) error) error {
+	if from == nil {
+		return nil
+	}
+	if *from < 0 || *from > math.MaxInt32 {
+		return fmt.Errorf("%d is out of range", *from)
+	}
+	*to = int(*from)
+	return check(*to)
+}
+
+func setDisk(to *int64, from any) error {
+	switch value := from.(type) {
+	case nil:
+		return nil
+	case string:
+		parsed, err := size.Parse(value)
+		if err != nil {
+			return err
+		}
+		*to = parsed
+	case int64:
+		if value <= 0 || value > math.MaxInt64/size.MiB {
+			return fmt.Errorf("%d is out of range", value)
+		}
+		*to = value * size.MiB
+	default:
+		return errors.New(`it must be a size such as "8G", or a number of MiB`)
+	}
+	return CheckDisk(*to)
+}
+
+func setLevel(to *slog.Level, from *string) error {
+	if from == nil {
+		return nil
+	}
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	level, ok := levels[*from]
+	if !ok {
+		return oneOf("debug", "info", "warn", "error")(*from)
+	}
+	*to = level
+	return nil
+}
+
+func oneOf(allowed ...string) func(string) error {
+	return func(value string) error {
+		if slices.Contains(allowed, value) {
+			return nil
+		}
+		return fmt.Errorf("%q is not one of %s", value, strings.Join(allowed, ", "))
+	}
+}
+
+func imageName(name string) error {
+	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return fmt.Errorf("%q is not an image name", name)
+	}
+	return nil
+}

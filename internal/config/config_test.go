@@ -1,0 +1,168 @@
+package config
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"banger/internal/paths"
+	"banger/internal/size"
+)
+
+func testDirs(t *testing.T) paths.Dirs {
+	t.Helper()
+	home := filepath.Join(t.TempDir(), "a home")
+	return paths.Dirs{Home: home, Config: filepath.Join(home, "config"), State: filepath.Join(home, "state")}
+}
+
+func write(t *testing.T, dirs paths.Dirs, text string) {
+	t.Helper()
+	if err := os.MkdirAll(dirs.Config, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dirs.ConfigFile(), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLoad(t *testing.T) {
+	t.Parallel()
+	dirs := testDirs(t)
+	defaults := Config{DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto"}
+	got, err := Load(dirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(defaults, got); diff != "" {
+		t.Errorf("without a file (-want +got):\n%s", diff)
+	}
+
+	write(t, dirs, "# nothing\n[vm_defaults]\n")
+	got, err = Load(dirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(defaults, got); diff != "" {
+		t.Errorf("with an empty file (-want +got):\n%s", diff)
+	}
+
+	write(t, dirs, `default_image_name = "alpine"
+ssh_key_path = "~/keys/mine"
+firecracker_bin = "/opt/fc"
+qemu_bin = "~/qemu"
+vmm = "qemu"
+log_level = "debug"
+debian_mirror = "http://mirror.example/debian"
+vm_defaults = {vcpu = 3, memory_mib = 2048, disk_size = "16G"}
+`)
+	got, err = Load(dirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		DefaultImage: "alpine", SSHKeyPath: filepath.Join(dirs.Home, "keys/mine"), FirecrackerBin: "/opt/fc",
+		QEMUBin: filepath.Join(dirs.Home, "qemu"), VMM: "qemu", LogLevel: slog.LevelDebug,
+		DebianMirror: "http://mirror.example/debian",
+		VMDefaults:   Request{VCPU: 3, MemoryMiB: 2048, DiskBytes: 16 * size.GiB},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("with every key (-want +got):\n%s", diff)
+	}
+
+	write(t, dirs, "[vm_defaults]\ndisk_size = 512\n")
+	if got, err = Load(dirs); err != nil || got.VMDefaults.DiskBytes != 512*size.MiB {
+		t.Errorf("a bare number of MiB: %d, %v", got.VMDefaults.DiskBytes, err)
+	}
+}
+
+func TestLoadNamesFileLineAndKey(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string][]string{
+		"\ncolour = 1\n":                               {":2: colour: ", "unknown key"},
+		"[vm_defaults]\nvcpu = 1\ncpus = 2\n":          {":3: vm_defaults.cpus: ", "unknown key"},
+		"[nonsense]\nvcpu = 1\n":                       {":1: nonsense", "unknown key"},
+		"# x\nvmm = 3\n":                               {":2: vmm: "},
+		"vmm = \"xen\"\n":                              {":1: vmm: ", "auto, firecracker, qemu"},
+		"\n\nlog_level = \"loud\"\n":                   {":3: log_level: ", "debug, info, warn, error"},
+		"ssh_key_path = \"keys/mine\"\n":               {":1: ssh_key_path: ", "absolute"},
+		"ssh_key_path = \"\"\n":                        {":1: ssh_key_path: ", "absolute"},
+		"ssh_key_path = \"/a\\nb\"\n":                  {":1: ssh_key_path: "},
+		"firecracker_bin = [\"a\"]\n":                  {":1: firecracker_bin: "},
+		"default_image_name = \"\"\n":                  {":1: default_image_name: "},
+		"debian_mirror = \"file:///x\"\n":              {":1: debian_mirror: ", "URL"},
+		"debian_mirror = \"http://a b/\"\n":            {":1: debian_mirror: ", "URL"},
+		"[vm_defaults]\n\nvcpu = 0\n":                  {":3: vm_defaults.vcpu: ", "1 to 32"},
+		"[vm_defaults]\nvcpu = -1\n":                   {":2: vm_defaults.vcpu: "},
+		"[vm_defaults]\nvcpu = \"two\"\n":              {":2: vm_defaults.vcpu: "},
+		"[vm_defaults]\nvcpu = 99999999999999999999\n": {":2: vm_defaults.vcpu: "},
+		"[vm_defaults]\nvcpu = 4294967297\n":           {":2: vm_defaults.vcpu: "},
+		"[vm_defaults]\nmemory_mib = 1\n":              {":2: vm_defaults.memory_mib: "},
+		"[vm_defaults]\nmemory_mib = 1.5\n":            {":2: vm_defaults.memory_mib: "},
+		"vm_defaults.memory_mib = 1\n":                 {":1: vm_defaults.memory_mib: "},
+		"vm_defaults = {memory_mib = 1}\n":             {":1: vm_defaults.memory_mib: "},
+		"[vm_defaults]\ndisk_size = \"8Q\"\n":          {":2: vm_defaults.disk_size: ", "8Q"},
+		"[vm_defaults]\ndisk_size = -5\n":              {":2: vm_defaults.disk_size: "},
+		"[vm_defaults]\ndisk_size = true\n":            {":2: vm_defaults.disk_size: "},
+		"[vm_defaults]\ndisk_size = \"1M\"\n":          {":2: vm_defaults.disk_size: ", "64M"},
+		"vmm = \"auto\"\nvmm = \"auto\"\n":             {":2: vmm: "},
+		"vmm = \n":                                     {":1: "},
+		"= 5\n":                                        {":1: "},
+		"vmm = \"\xff\"\n":                             {":1: "},
+		"[vm_defaults\n":                               {":1: "},
+		"vm_defaults = 7\n":                            {":1: vm_defaults: "},
+		"[[vm_defaults]]\nvcpu = 1\n":                  {"vm_defaults"},
+	} {
+		t.Run(text, func(t *testing.T) {
+			t.Parallel()
+			dirs := testDirs(t)
+			write(t, dirs, text)
+			got, err := Load(dirs)
+			if err == nil {
+				t.Fatalf("%q was taken as %+v", text, got)
+			}
+			for _, want := range append(want, dirs.ConfigFile()) {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q: error %q does not contain %q", text, err, want)
+				}
+			}
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("%q: the error has more than one line: %q", text, err)
+			}
+		})
+	}
+}
+
+func TestLoadUnreadable(t *testing.T) {
+	t.Parallel()
+	dirs := testDirs(t)
+	if err := os.MkdirAll(dirs.ConfigFile(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(dirs); err == nil || !strings.Contains(err.Error(), "regular file") {
+		t.Errorf("a directory: %v", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("vmm = \"qemu\"\n[vm_defaults]\nvcpu = 1\ndisk_size = \"8G\"\n"))
+	f.Add([]byte("vm_defaults = {disk_size = {a = 1}}"))
+	f.Add([]byte("a.b.\"c\" = 1\n[[x]]"))
+	dirs := paths.Dirs{Home: "/home/u", State: "/home/u/state"}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		config, err := parse(data, "/c.toml", dirs)
+		if err != nil {
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("the error has more than one line: %q", err)
+			}
+			return
+		}
+		spec := Sizes(config, Request{}, Host{})
+		if CheckVCPU(spec.VCPU) != nil || CheckMemory(spec.MemoryMiB) != nil || CheckDisk(spec.DiskBytes) != nil {
+			t.Errorf("accepted, but out of range: %+v", spec)
+		}
+	})
+}
