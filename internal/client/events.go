@@ -1,0 +1,115 @@
+package client
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"banger/internal/agent/wire"
+	"banger/internal/api"
+	"banger/internal/progress"
+)
+
+// cancelGrace bounds the wait for bangerd to undo a canceled operation.
+const cancelGrace = time.Minute
+
+// maxEvent bounds one line of a stream of events.
+const maxEvent = 8 << 20
+
+// CreateVM creates a VM, and starts it if asked. When ctx ends, bangerd undoes
+// what was done, and CreateVM returns after that; if the operation was finished
+// before bangerd heard of it, its result is returned without an error.
+func (c *Client) CreateVM(ctx context.Context, create api.CreateVM, report progress.Func) (api.VM, error) {
+	var vm api.VM
+	err := c.events(ctx, "/v1/vms", create, &vm, report)
+	return vm, err
+}
+
+// StartVM returns when the guest answers. Canceled as [Client.CreateVM].
+func (c *Client) StartVM(ctx context.Context, ref string, report progress.Func) (api.VM, error) {
+	var vm api.VM
+	err := c.events(ctx, vmPath(ref, "/start"), nil, &vm, report)
+	return vm, err
+}
+
+// StopVM stops a VM cleanly, and kills it if that takes too long.
+func (c *Client) StopVM(ctx context.Context, ref string, stop api.StopVM, report progress.Func) (api.VM, error) {
+	var vm api.VM
+	err := c.events(ctx, vmPath(ref, "/stop"), stop, &vm, report)
+	return vm, err
+}
+
+// PullImage gets an image of the catalog.
+func (c *Client) PullImage(ctx context.Context, name string, report progress.Func) (api.Image, error) {
+	var image api.Image
+	err := c.events(ctx, "/v1/images/pull", api.Pull{Name: name}, &image, report)
+	return image, err
+}
+
+// PullKernel gets a kernel of the catalog.
+func (c *Client) PullKernel(ctx context.Context, name string, report progress.Func) (api.Kernel, error) {
+	var kernel api.Kernel
+	err := c.events(ctx, "/v1/kernels/pull", api.Pull{Name: name}, &kernel, report)
+	return kernel, err
+}
+
+// Ports the guest listens on.
+func (c *Client) Ports(ctx context.Context, ref string) ([]wire.Port, error) {
+	var ports []wire.Port
+	err := c.call(ctx, http.MethodGet, vmPath(ref, "/ports"), nil, &ports)
+	return ports, err
+}
+
+// events posts a request and follows the operation to its end. Closing our
+// half of the connection is what tells bangerd to cancel, so that the answer
+// (undone, or done after all) can still be read.
+func (c *Client) events(ctx context.Context, path string, in, out any, report progress.Func) error {
+	x, err := c.send(context.WithoutCancel(ctx), http.MethodPost, path, in, "")
+	if err != nil {
+		return err
+	}
+	defer x.conn.Close()
+	defer x.resp.Body.Close()
+	stop := context.AfterFunc(ctx, func() {
+		half, ok := x.conn.(interface{ CloseWrite() error })
+		if !ok || half.CloseWrite() != nil || x.conn.SetReadDeadline(time.Now().Add(cancelGrace)) != nil {
+			x.conn.Close()
+		}
+	})
+	defer stop()
+
+	lines := bufio.NewScanner(x.resp.Body)
+	lines.Buffer(nil, maxEvent)
+	for lines.Scan() {
+		if len(lines.Bytes()) == 0 {
+			continue
+		}
+		var event api.Event
+		if err := json.Unmarshal(lines.Bytes(), &event); err != nil {
+			return fmt.Errorf("cannot understand bangerd's answer: %w", err)
+		}
+		switch {
+		case event.Error != nil:
+			if event.Error.Kind == api.KindCanceled && ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return event.Error
+		case event.Result != nil:
+			if err := json.Unmarshal(event.Result, out); err != nil {
+				return fmt.Errorf("cannot understand bangerd's answer: %w", err)
+			}
+			return nil
+		case event.Progress != nil:
+			report(*event.Progress)
+		}
+	}
+	if err := lines.Err(); err != nil && errors.Is(err, bufio.ErrTooLong) {
+		return fmt.Errorf("cannot understand bangerd's answer: %w", err)
+	}
+	return lost(ctx, io.ErrUnexpectedEOF)
+}
