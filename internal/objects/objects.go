@@ -1,0 +1,243 @@
+// Package objects keeps named, immutable, content-addressed directories of
+// files: images and kernels. An object appears whole or not at all, whatever
+// is killed in the middle, and any number of processes may use one store.
+//
+// On disk:
+//
+//	objects/sha256-HEX/         an object: its parts, and manifest.json, whose SHA-256 is HEX
+//	names/NAME.json             which object a name means
+//	locks/NAME                  held while NAME is being filled or deleted
+//	lock                        held for the moment in which an object is published or removed
+//	tmp/NAME@RANDOM/            work in progress, or what a killed process left of it
+package objects
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// ErrNotFound is in the error chain when no object has the name.
+var ErrNotFound = errors.New("not found")
+
+// ErrBroken is in the error chain when the name is there but its object is not
+// whole: a file was removed, or written to behind the store's back.
+var ErrBroken = errors.New("the stored files are damaged")
+
+// ErrBadName is in the error chain when a name is not one of [CheckName].
+var ErrBadName = errors.New("not a valid name: it must have 1 to 128 of a-z, A-Z, 0-9, '.', '_' and '-', and begin with a letter or digit")
+
+var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$`)
+
+// CheckName returns an error that is [ErrBadName] for what cannot name an
+// object.
+func CheckName(name string) error {
+	if !validName.MatchString(name) {
+		return fmt.Errorf("%q: %w", name, ErrBadName)
+	}
+	return nil
+}
+
+// Object is one entry of a store.
+type Object[M any] struct {
+	Name string
+	// Digest is "sha256:" and the hex digest of the manifest, which has the
+	// digests of all parts in it.
+	Digest string
+	// Dir holds the parts. They must not be written to.
+	Dir string
+	// Manifest is what the builder of the object said about it.
+	Manifest M
+	// Size is what the object takes on disk, in bytes.
+	Size int64
+	// Created is when the name was given to the object.
+	Created time.Time
+}
+
+// Path returns the path of a part, which is given relative to the object.
+func (o Object[M]) Path(part string) string { return filepath.Join(o.Dir, part) }
+
+// Store is a store in a directory. M describes an object; it goes through JSON.
+// Its methods may be called from any goroutine and any process.
+type Store[M any] struct {
+	dir string
+}
+
+// Open returns the store in dir, which is created when it is first written to.
+func Open[M any](dir string) *Store[M] { return &Store[M]{dir: dir} }
+
+// manifestFile holds a [manifest].
+const manifestFile = "manifest.json"
+
+// manifest is what manifest.json holds.
+type manifest[M any] struct {
+	Manifest M      `json:"manifest"`
+	Parts    []part `json:"parts"`
+}
+
+// part is one regular file of an object.
+type part struct {
+	Path   string `json:"path"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
+
+// reference is what a file of names/ holds.
+type reference struct {
+	Digest  string    `json:"digest"`
+	Created time.Time `json:"created"`
+}
+
+const digestPrefix = "sha256:"
+
+func (s *Store[M]) objectsDir() string { return filepath.Join(s.dir, "objects") }
+func (s *Store[M]) namesDir() string   { return filepath.Join(s.dir, "names") }
+func (s *Store[M]) tmpDir() string     { return filepath.Join(s.dir, "tmp") }
+
+func (s *Store[M]) nameFile(name string) string {
+	return filepath.Join(s.namesDir(), name+".json")
+}
+
+func (s *Store[M]) objectDir(digest string) string {
+	return filepath.Join(s.objectsDir(), "sha256-"+strings.TrimPrefix(digest, digestPrefix))
+}
+
+// Get returns the named object. The error is [ErrNotFound], [ErrBroken] or
+// [ErrBadName], or one of the file system. That the parts are there and have
+// the right length is checked, their content is not.
+func (s *Store[M]) Get(name string) (Object[M], error) {
+	if err := CheckName(name); err != nil {
+		return Object[M]{}, err
+	}
+	ref, err := s.readReference(name)
+	if err != nil {
+		return Object[M]{}, err
+	}
+	m, err := s.readManifest(ref.Digest)
+	if err != nil {
+		return Object[M]{}, fmt.Errorf("cannot use %q: %w", name, err)
+	}
+	dir := s.objectDir(ref.Digest)
+	size, err := allocated(dir)
+	if err != nil {
+		return Object[M]{}, fmt.Errorf("cannot measure %q: %w", name, err)
+	}
+	return Object[M]{Name: name, Digest: ref.Digest, Dir: dir, Manifest: m.Manifest, Size: size, Created: ref.Created}, nil
+}
+
+// List returns all objects in the order of their names. The error tells about
+// entries that are broken; the others are returned all the same.
+func (s *Store[M]) List() ([]Object[M], error) {
+	names, err := s.names()
+	if err != nil {
+		return nil, err
+	}
+	var (
+		list []Object[M]
+		errs []error
+	)
+	for _, name := range names {
+		object, err := s.Get(name)
+		switch {
+		case err == nil:
+			list = append(list, object)
+		case !errors.Is(err, ErrNotFound): // deleted meanwhile
+			errs = append(errs, err)
+		}
+	}
+	return list, errors.Join(errs...)
+}
+
+// names returns the valid names of names/, sorted.
+func (s *Store[M]) names() ([]string, error) {
+	entries, err := os.ReadDir(s.namesDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot list %q: %w", s.dir, err)
+	}
+	var names []string
+	for _, entry := range entries {
+		// What else is there is the temporary file of an interrupted write.
+		if name, ok := strings.CutSuffix(entry.Name(), ".json"); ok && CheckName(name) == nil {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+func (s *Store[M]) readReference(name string) (reference, error) {
+	var ref reference
+	data, err := os.ReadFile(s.nameFile(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return ref, fmt.Errorf("%q: %w", name, ErrNotFound)
+	}
+	if err != nil {
+		return ref, fmt.Errorf("cannot read the entry of %q: %w", name, err)
+	}
+	if err := json.Unmarshal(data, &ref); err != nil {
+		return ref, fmt.Errorf("cannot read the entry of %q: %w: %v", name, ErrBroken, err)
+	}
+	if sum, err := hex.DecodeString(strings.TrimPrefix(ref.Digest, digestPrefix)); err != nil || len(sum) != sha256.Size || !strings.HasPrefix(ref.Digest, digestPrefix) {
+		return ref, fmt.Errorf("cannot read the entry of %q: %w: %q is no digest", name, ErrBroken, ref.Digest)
+	}
+	return ref, nil
+}
+
+// readManifest returns the manifest of an object all of whose parts are there.
+func (s *Store[M]) readManifest(digest string) (manifest[M], error) {
+	var m manifest[M]
+	dir := s.objectDir(digest)
+	data, err := os.ReadFile(filepath.Join(dir, manifestFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, fmt.Errorf("%w: %v", ErrBroken, err)
+	}
+	if err != nil {
+		return m, err
+	}
+	if sum := sha256.Sum256(data); digestPrefix+hex.EncodeToString(sum[:]) != digest {
+		return m, fmt.Errorf("%w: the manifest in %q was changed", ErrBroken, dir)
+	}
+	if err := json.Unmarshal(data, &m); err != nil {
+		return m, fmt.Errorf("%w: the manifest in %q: %v", ErrBroken, dir, err)
+	}
+	for _, part := range m.Parts {
+		info, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(part.Path)))
+		if errors.Is(err, fs.ErrNotExist) {
+			return m, fmt.Errorf("%w: %v", ErrBroken, err)
+		}
+		if err != nil {
+			return m, err
+		}
+		if !info.Mode().IsRegular() || info.Size() != part.Size {
+			return m, fmt.Errorf("%w: %q in %q was changed", ErrBroken, part.Path, dir)
+		}
+	}
+	return m, nil
+}
+
+// allocated returns the bytes the files below dir take on disk.
+func allocated(dir string) (int64, error) {
+	var size int64
+	err := filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+			size += stat.Blocks * 512
+		}
+		return nil
+	})
+	return size, err
+}
