@@ -183,7 +183,7 @@ func (s *Store[M]) readReference(name string) (reference, error) {
 		return ref, fmt.Errorf("cannot read the entry of %q: %w", name, err)
 	}
 	if err := json.Unmarshal(data, &ref); err != nil {
-		return ref, fmt.Errorf("cannot read the entry of %q: %w: %v", name, ErrBroken, err)
+		return ref, fmt.Errorf("cannot read the entry of %q: %w: %w", name, ErrBroken, err)
 	}
 	if sum, err := hex.DecodeString(strings.TrimPrefix(ref.Digest, digestPrefix)); err != nil || len(sum) != sha256.Size || !strings.HasPrefix(ref.Digest, digestPrefix) {
 		return ref, fmt.Errorf("cannot read the entry of %q: %w: %q is no digest", name, ErrBroken, ref.Digest)
@@ -197,7 +197,7 @@ func (s *Store[M]) readManifest(digest string) (manifest[M], error) {
 	dir := s.objectDir(digest)
 	data, err := os.ReadFile(filepath.Join(dir, manifestFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return m, fmt.Errorf("%w: %v", ErrBroken, err)
+		return m, fmt.Errorf("%w: %w", ErrBroken, err)
 	}
 	if err != nil {
 		return m, err
@@ -206,12 +206,12 @@ func (s *Store[M]) readManifest(digest string) (manifest[M], error) {
 		return m, fmt.Errorf("%w: the manifest in %q was changed", ErrBroken, dir)
 	}
 	if err := json.Unmarshal(data, &m); err != nil {
-		return m, fmt.Errorf("%w: the manifest in %q: %v", ErrBroken, dir, err)
+		return m, fmt.Errorf("%w: the manifest in %q: %w", ErrBroken, dir, err)
 	}
 	for _, part := range m.Parts {
 		info, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(part.Path)))
 		if errors.Is(err, fs.ErrNotExist) {
-			return m, fmt.Errorf("%w: %v", ErrBroken, err)
+			return m, fmt.Errorf("%w: %w", ErrBroken, err)
 		}
 		if err != nil {
 			return m, err
