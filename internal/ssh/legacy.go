@@ -23,14 +23,14 @@ func RemoveLegacyConfig(ctx context.Context, configDir, keyPath string, log *slo
 		return
 	}
 	file := filepath.Join(dir, "ssh_config")
-	if info, err := os.Lstat(file); err != nil || !info.Mode().IsRegular() {
+	if info, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) && (err != nil || !info.Mode().IsRegular()) {
 		return
 	}
 	if under, err := mayBeUnder(keyPath, dir); under || err != nil {
 		log.InfoContext(ctx, "kept the legacy ssh directory: the ssh key may be in it", "dir", dir, "key", keyPath, "error", err)
 		return
 	}
-	if err := os.Remove(file); err != nil {
+	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		log.WarnContext(ctx, "cannot remove the legacy ssh configuration", "error", err)
 		return
 	}
