@@ -33,6 +33,11 @@ type Options struct {
 	DpkgOpts   []string // dpkg.cfg lines, such as `path-exclude=/usr/share/doc/*`
 	Skip       []string // steps mmdebstrap is to leave out
 
+	// ExtractHooks are run outside the tree by "sh -c", with its path as $1,
+	// once packages are unpacked; they are what is left to do in the variant
+	// "extract". APT_CONFIG is mmdebstrap's for the tree.
+	ExtractHooks []string
+
 	// Files, if set, writes an archive that is unpacked over the tree once
 	// all packages are installed, with the owners and modes it gives.
 	Files func(*tar.Writer) error
@@ -140,6 +145,9 @@ func arguments(opts Options, mode []string, files string) []string {
 	}
 	for _, opt := range opts.DpkgOpts {
 		args = append(args, "--dpkgopt="+opt)
+	}
+	for _, hook := range opts.ExtractHooks {
+		args = append(args, "--extract-hook=export APT_CONFIG=\"$MMDEBSTRAP_APT_CONFIG\"\n"+hook)
 	}
 	if files != "" {
 		args = append(args, "--customize-hook=tar-in "+quote(files)+" /")
