@@ -11,10 +11,12 @@
 //	GET  /v1/files?path=P              -> tar of P, names relative to P's parent
 //	GET  /v1/ports                     -> []Port
 //	GET  /v1/stats                     -> Stats
-//	POST /v1/dial?address=HOST:PORT    Upgrade: banger-dial; then raw bytes of a TCP connection made in the guest
+//	POST /v1/dial?address=HOST:PORT    Upgrade: banger-dial; then frames of a TCP connection made in the guest
 //	POST /v1/shutdown                  Shutdown ->
 //
-// Errors are answered with a status of 400 or more and an Error body.
+// Errors are answered with a status of 400 or more and an Error body. Each
+// request has a stream of its own. Streams are not half-closed: an end of file
+// says that the peer is gone, and the end of one direction is a frame.
 package wire
 
 import "time"
