@@ -76,12 +76,10 @@ func keyLines(data []byte) map[string]int {
 	var table []string
 	for parser.NextExpression() {
 		node := parser.Expression()
-		switch node.Kind {
-		case unstable.Table, unstable.ArrayTable:
-			table, _ = dotted(&parser, nil, node)
-		case unstable.KeyValue:
+		if node.Kind == unstable.KeyValue {
 			addKey(&parser, lines, table, node)
-		default:
+		} else {
+			table, _ = dotted(&parser, nil, node)
 		}
 	}
 	return lines

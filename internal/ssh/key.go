@@ -58,7 +58,7 @@ func loadKey(path string) (string, error) {
 		// the file beside it knows the public half.
 		beside, besideErr := readPublic(path + ".pub")
 		if besideErr != nil {
-			return "", fmt.Errorf("cannot read the ssh key %q: %w (%v)", path, err, besideErr)
+			return "", fmt.Errorf("cannot read the ssh key %q: %w; %w", path, err, besideErr)
 		}
 		public = beside
 	}
