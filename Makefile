@@ -1,0 +1,59 @@
+# make help lists the targets.
+PREFIX ?= $(HOME)/.local
+DESTDIR ?=
+ARGS ?=
+
+bindir = $(DESTDIR)$(PREFIX)/bin
+libdir = $(DESTDIR)$(PREFIX)/lib/banger
+version = $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# Says which sources a binary is of; a daemon of other sources is replaced.
+# go.mod's checksums cover the dependencies.
+sources = $(shell find cmd internal images go.mod go.sum -type f ! -name '*_test.go' -print0 2>/dev/null | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
+ldflags = -s -w -X banger/internal/version.Version=$(version) -X banger/internal/version.build=$(sources)
+
+export CGO_ENABLED = 0
+
+.PHONY: help build test unit e2e lint install uninstall quickstart bench host-packages clean
+.DEFAULT_GOAL = build
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 20
+
+build: ## build the three programs into bin/
+	go build -trimpath -buildvcs=false -ldflags '$(ldflags)' -o bin/ ./cmd/...
+
+test: ## everything: host packages, lint, unit tests, end-to-end tests on real VMs
+	./scripts/host-packages --tests
+	$(MAKE) --no-print-directory lint unit e2e
+
+unit: ## unit tests only: no VM, no network
+	go test -timeout 10m ./...
+
+# One test binary at a time: it boots real VMs. See test/e2e/README.md.
+e2e: ## end-to-end tests only
+	BANGER_E2E=1 go test -count=1 -v -timeout 40m ./test/e2e
+
+lint: ## go vet, and golangci-lint where it is installed
+	go vet ./...
+	@if command -v golangci-lint >/dev/null; then golangci-lint run ./...; else echo 'golangci-lint is not installed: only go vet was run'; fi
+
+install: build ## install under PREFIX (default ~/.local)
+	install -d '$(bindir)' '$(libdir)'
+	install -m 0755 bin/banger bin/bangerd '$(bindir)'
+	install -m 0755 bin/banger-vsock-agent '$(libdir)'
+
+uninstall: ## stop the daemon and remove what install installed; data stays
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' ./scripts/uninstall
+
+quickstart: ## host packages, build, install, and a first VM; ARGS go to `banger vm run`
+	@PREFIX='$(PREFIX)' ./scripts/quickstart $(ARGS)
+
+bench: build ## measure, on real VMs; see docs/performance.md
+	./scripts/host-packages --tests
+	go run ./test/bench -bin bin
+
+host-packages: ## install the host packages that are missing, through apt
+	./scripts/host-packages
+
+clean: ## remove what build made
+	rm -rf bin coverage
