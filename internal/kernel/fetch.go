@@ -1,0 +1,332 @@
+package kernel
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
+
+	"banger/internal/api"
+	"banger/internal/debian"
+	"banger/internal/kernel/bzimage"
+	"banger/internal/progress"
+)
+
+// Limits of what is read from a package, in bytes; today's parts are far
+// smaller.
+const (
+	maxImage   = 128 << 20 // vmlinuz
+	maxSmall   = 8 << 20   // modules.dep and the like
+	maxModule  = 32 << 20  // one module, unpacked
+	maxModules = 1 << 30   // the modules disk
+)
+
+// hook gets the package that the metapackage $package depends on, and nothing
+// else that it depends on: apt verifies it as it would for an installation.
+// What [unpack] expects is then below kernel/ in the tree.
+const hook = `set -eu
+real=$(apt-cache --no-all-versions show "$package" | sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p')
+if [ -z "$real" ]; then echo "E: no kernel package found by way of $package" >&2; exit 1; fi
+mkdir -p "$1/kernel/usr/lib"
+ln -s usr/lib "$1/kernel/lib" # depmods differ in where they look
+cd "$1/kernel"
+echo "I: downloading $real..." >&2
+apt-get -qq download "$real"
+deb=$(echo ./*.deb)
+echo "I: unpacking $real..." >&2
+dpkg-deb --field "$deb" Package Version >control
+sha256sum "$deb" | cut -d' ' -f1 >sha256
+dpkg-deb --fsys-tarfile "$deb" | tar -x ./boot ./usr/lib/modules
+rm "$deb"
+echo "I: indexing the kernel's modules..." >&2
+PATH="$PATH:/usr/sbin:/sbin"
+for dir in usr/lib/modules/*; do depmod -b "$1/kernel" "$(basename "$dir")"; done
+`
+
+// Check says what this machine lacks for fetching kernels, as an [api.Error]
+// with a hint, or nil.
+func Check(ctx context.Context) error {
+	if err := debian.Check(ctx); err != nil {
+		return err
+	}
+	for tool, pkg := range map[string]string{"depmod": "kmod", "dpkg-deb": "dpkg"} {
+		if !haveTool(tool) {
+			return &api.Error{
+				Kind:    api.KindState,
+				Message: fmt.Sprintf("cannot fetch kernels: this machine lacks %s", tool),
+				Hint:    "sudo apt-get install " + pkg,
+			}
+		}
+	}
+	return nil
+}
+
+// haveTool looks where administrators' tools are too, which may not be in an
+// ordinary user's PATH.
+func haveTool(name string) bool {
+	if _, err := exec.LookPath(name); err == nil {
+		return true
+	}
+	for _, dir := range []string{"/usr/sbin", "/sbin"} {
+		if _, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// fetch makes the parts of a kernel in dir.
+func (s *Store) fetch(ctx context.Context, recipe recipe, dir string, report progress.Func) (Manifest, error) {
+	if err := Check(ctx); err != nil {
+		return Manifest{}, err
+	}
+	file, err := os.OpenFile(filepath.Join(dir, ".package.tar"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("cannot create a temporary file: %w", err)
+	}
+	defer file.Close()
+	if err := os.Remove(file.Name()); err != nil { // it is no part of the kernel
+		return Manifest{}, fmt.Errorf("cannot remove a temporary file: %w", err)
+	}
+	if err := debian.Bootstrap(ctx, debian.Options{
+		Suite:        recipe.Suite,
+		Variant:      "extract",
+		Mirror:       s.opts.Mirror,
+		AptOptions:   []string{`Acquire::Languages "none"`},
+		ExtractHooks: []string{"package=" + recipe.Package + "\n" + hook},
+	}, file, report); err != nil {
+		return Manifest{}, err
+	}
+	report.Step("building the kernel's files")
+	return unpack(ctx, file, recipe, dir)
+}
+
+// unpack makes the parts of a kernel in dir from the archive that [hook] leads
+// to.
+func unpack(ctx context.Context, archive io.ReadSeeker, recipe recipe, dir string) (Manifest, error) {
+	found, err := scan(ctx, archive)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("cannot read the kernel's package: %w", err)
+	}
+	manifest := Manifest{Version: found.version, Description: recipe.Description, Source: found.source}
+	manifest.Source.Suite = recipe.Suite
+	if !strings.HasPrefix(found.version, recipe.VersionPrefix) {
+		return Manifest{}, fmt.Errorf("cannot use the kernel: its version is %q and should begin with %q", found.version, recipe.VersionPrefix)
+	}
+	vmlinux, err := bzimage.Extract(found.image, 0)
+	if err != nil {
+		return Manifest{}, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, partVmlinux), vmlinux, 0o600); err != nil {
+		return Manifest{}, fmt.Errorf("cannot write the kernel: %w", err)
+	}
+	order, err := loadOrder(recipe.BootModules, found.dependencies, found.builtin)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("cannot find the modules to boot with: %w", err)
+	}
+	if manifest.BootModules, err = writeModules(ctx, archive, found.version, order, dir); err != nil {
+		return Manifest{}, fmt.Errorf("cannot write the kernel's modules: %w", err)
+	}
+	return manifest, nil
+}
+
+// contents is what a first pass over an archive finds.
+type contents struct {
+	version               string
+	source                Source
+	image                 []byte // vmlinuz
+	dependencies, builtin []byte // modules.dep, modules.builtin
+}
+
+const (
+	bootPrefix    = "kernel/boot/vmlinuz-"
+	modulesPrefix = "kernel/usr/lib/modules/"
+)
+
+// scan reads all of the archive and keeps what is small.
+func scan(ctx context.Context, archive io.ReadSeeker) (contents, error) {
+	var c contents
+	err := each(ctx, archive, func(name string, header *tar.Header, r io.Reader) (err error) {
+		if header.Typeflag != tar.TypeReg {
+			return nil
+		}
+		base := path.Base(name)
+		switch {
+		case strings.HasPrefix(name, bootPrefix):
+			if c.version != "" {
+				return errors.New("it has several kernels")
+			}
+			c.version = strings.TrimPrefix(name, bootPrefix)
+			c.image, err = readAll(r, maxImage)
+		case name == "kernel/control":
+			data, err := readAll(r, maxSmall)
+			if err != nil {
+				return err
+			}
+			c.source.Package, c.source.PackageVersion = field(data, "Package"), field(data, "Version")
+		case name == "kernel/sha256":
+			data, err := readAll(r, maxSmall)
+			if err != nil {
+				return err
+			}
+			c.source.SHA256 = string(bytes.TrimSpace(data))
+		case strings.HasPrefix(name, modulesPrefix) && base == "modules.dep":
+			c.dependencies, err = readAll(r, maxSmall)
+		case strings.HasPrefix(name, modulesPrefix) && base == "modules.builtin":
+			c.builtin, err = readAll(r, maxSmall)
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return c, err
+	case c.version == "" || strings.ContainsAny(c.version, "/\x00 \n"):
+		return c, errors.New("it has no kernel")
+	case c.source.Package == "" || c.source.PackageVersion == "" || c.source.SHA256 == "":
+		return c, errors.New("it does not say which package it is")
+	case c.dependencies == nil:
+		return c, errors.New("it has no modules.dep")
+	}
+	return c, nil
+}
+
+// field returns the value of a field of a Debian control file.
+func field(control []byte, name string) string {
+	for line := range strings.Lines(string(control)) {
+		if value, ok := strings.CutPrefix(line, name+": "); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+// writeModules makes the modules disk and writes the boot modules, given by
+// their paths below the version's directory in the order they are loaded in.
+// It returns the names of the latter's files.
+func writeModules(ctx context.Context, archive io.ReadSeeker, version string, order []string, dir string) ([]string, error) {
+	if err := os.Mkdir(filepath.Join(dir, dirBootModules), 0o700); err != nil {
+		return nil, err
+	}
+	disk, err := os.OpenFile(filepath.Join(dir, partModules), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer disk.Close()
+
+	wanted := make(map[string]bool)
+	for _, name := range order {
+		wanted[name] = true
+	}
+	boot := make(map[string]string) // path in the archive to file name
+	reader, writer := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		out := bufio.NewWriterSize(writer, 1<<20)
+		tw := tar.NewWriter(out)
+		err := each(ctx, archive, func(name string, header *tar.Header, r io.Reader) error {
+			name, ok := strings.CutPrefix(name, modulesPrefix)
+			if !ok || (name != version && !strings.HasPrefix(name, version+"/")) {
+				return nil
+			}
+			entry := tar.Header{Typeflag: header.Typeflag, Name: name, Size: header.Size, ModTime: header.ModTime, Mode: 0o644}
+			switch header.Typeflag {
+			case tar.TypeDir:
+				entry.Mode = 0o755
+			case tar.TypeReg:
+			default: // a link to the sources at most
+				return nil
+			}
+			if err := tw.WriteHeader(&entry); err != nil {
+				return err
+			}
+			if relative := strings.TrimPrefix(name, version+"/"); wanted[relative] {
+				data, err := readAll(r, maxModule)
+				if err != nil {
+					return err
+				}
+				if boot[relative], err = writeBootModule(data, relative, filepath.Join(dir, dirBootModules)); err != nil {
+					return err
+				}
+				r = bytes.NewReader(data)
+			}
+			_, err := io.Copy(tw, r)
+			return err
+		})
+		if err == nil {
+			err = errors.Join(tw.Close(), out.Flush())
+		}
+		writer.CloseWithError(err) // nil is the end of file
+		done <- err
+	}()
+	err = tar2ext4.Convert(reader, disk, tar2ext4.MaximumDiskSize(maxModules))
+	reader.CloseWithError(err) // lets the other side end if Convert did not read all
+	if sendErr := <-done; err == nil && sendErr != nil && !errors.Is(sendErr, io.ErrClosedPipe) {
+		err = sendErr
+	}
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(order))
+	for i, module := range order {
+		if names[i] = boot[module]; names[i] == "" {
+			return nil, fmt.Errorf("the package does not have %q", module)
+		}
+	}
+	return names, disk.Close()
+}
+
+// writeBootModule unpacks a module into dir and returns its file's name there.
+func writeBootModule(data []byte, name, dir string) (string, error) {
+	data, name, err := decompress(data, path.Base(name), maxModule)
+	if err != nil {
+		return "", fmt.Errorf("cannot unpack the module %q: %w", name, err)
+	}
+	return name, os.WriteFile(filepath.Join(dir, name), data, 0o600)
+}
+
+// each calls f for every entry of the archive, with its name cleaned and
+// relative to the archive's root. Entries outside of that are an error.
+func each(ctx context.Context, archive io.ReadSeeker, f func(name string, header *tar.Header, r io.Reader) error) error {
+	if _, err := archive.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	reader := tar.NewReader(bufio.NewReaderSize(archive, 1<<20))
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		header, err := reader.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		name := path.Clean(header.Name)
+		if !filepath.IsLocal(name) {
+			return fmt.Errorf("it has an entry with the name %q", header.Name)
+		}
+		if err := f(name, header, reader); err != nil {
+			return err
+		}
+	}
+}
+
+// readAll reads what has at most limit bytes.
+func readAll(r io.Reader, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("it has more than %d bytes", limit)
+	}
+	return data, err
+}
