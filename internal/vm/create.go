@@ -1,0 +1,254 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"banger/internal/agent/wire"
+	"banger/internal/api"
+	"banger/internal/config"
+	"banger/internal/disk"
+	"banger/internal/progress"
+	"banger/internal/store"
+	"banger/internal/undo"
+)
+
+// overlaySize is the size in bytes of the disk that takes what a guest writes
+// outside of /root. It is sparse: what counts is the free space of the host.
+const overlaySize = 64 << 30
+
+// Create makes a VM, and starts it if asked. When ctx ends before that is done
+// everything is taken back. A VM whose start fails for another reason is kept.
+func (m *Manager) Create(ctx context.Context, request api.CreateVM, report progress.Func) (_ api.VM, err error) {
+	record, err := m.plan(request)
+	if err != nil {
+		return api.VM{}, err
+	}
+	if record.Name != "" && m.nameTaken(record.Name) {
+		return api.VM{}, nameTaken(record.Name)
+	}
+	// Nothing exists yet while image and kernel are fetched, which can take
+	// minutes. They cannot be deleted from here on.
+	release, err := m.use(ctx, record.Image)
+	if err != nil {
+		return api.VM{}, err
+	}
+	defer release()
+	image, err := m.config.Image(ctx, record.Image, report)
+	if err != nil {
+		return api.VM{}, err
+	}
+	releaseKernel, err := m.use(ctx, image.Kernel)
+	if err != nil {
+		return api.VM{}, err
+	}
+	defer releaseKernel()
+	kernel, err := m.config.Kernel(ctx, image.Kernel, report)
+	if err != nil {
+		return api.VM{}, err
+	}
+	record.Image, record.ImageDigest = image.Name, image.Digest
+	record.Kernel, record.KernelDigest = kernel.Name, kernel.Digest
+	key, err := m.config.NewHostKey()
+	if err != nil {
+		return api.VM{}, err
+	}
+	record.HostKeys = []wire.HostKey{key}
+
+	report.Step("creating the VM")
+	op, err := m.insert(ctx, record)
+	if err != nil {
+		return api.VM{}, err
+	}
+	defer op.end()
+	var steps undo.Stack
+	defer steps.OnError(&err)
+	steps.Add(func() error { return m.erase(op.entry) })
+	if err := m.furnish(op.ctx, op.entry.record); err != nil {
+		return api.VM{}, err
+	}
+	if err := m.change(op.entry, func(r *store.VM) { r.Pending = store.PendingNone }); err != nil {
+		return api.VM{}, err
+	}
+	if err := m.publish(); err != nil {
+		return api.VM{}, err
+	}
+	if request.Start {
+		op.become(ctx, "start")
+		if startErr := m.start(op, report); startErr != nil {
+			if ctx.Err() != nil {
+				return api.VM{}, startErr
+			}
+			// The VM stays, for its logs to say why.
+			steps = undo.Stack{}
+			return api.VM{}, startErr
+		}
+	}
+	m.awaitHolder(op.entry)
+	s := m.look(op.entry)
+	if request.Start {
+		s.state = api.StateRunning
+	} else {
+		s.state = api.StateStopped
+	}
+	return m.show(s)
+}
+
+// plan checks a request and works out the sizes. The record it returns has no
+// identity yet.
+func (m *Manager) plan(request api.CreateVM) (store.VM, error) {
+	if request.Name != "" {
+		if err := CheckName(request.Name); err != nil {
+			return store.VM{}, err
+		}
+	}
+	settings, err := m.config.Load()
+	if err != nil {
+		return store.VM{}, &api.Error{Kind: api.KindUsage, Message: err.Error()}
+	}
+	host, err := config.ThisHost()
+	if err != nil {
+		m.log.Warn("host sizes are not known", "error", err)
+	}
+	sizes := config.Sizes(settings, config.Request{VCPU: request.VCPU, MemoryMiB: request.MemoryMiB, DiskBytes: request.DiskBytes}, host)
+	if err := checkSizes(sizes.VCPU, sizes.MemoryMiB, sizes.DiskBytes); err != nil {
+		return store.VM{}, err
+	}
+	record := store.VM{
+		Name: request.Name, Image: request.Image, VCPU: sizes.VCPU, MemoryMiB: sizes.MemoryMiB, DiskBytes: sizes.DiskBytes,
+		Ephemeral: request.Ephemeral, Pending: store.PendingCreate, MachineID: randomHex(16),
+	}
+	if record.Image == "" {
+		record.Image = settings.DefaultImage
+	}
+	return record, nil
+}
+
+func checkSizes(vcpu, memoryMiB int, diskBytes int64) error {
+	for _, err := range []error{config.CheckVCPU(vcpu), config.CheckMemory(memoryMiB), config.CheckDisk(diskBytes)} {
+		if err != nil {
+			return &api.Error{Kind: api.KindUsage, Message: "cannot make such a VM: " + err.Error()}
+		}
+	}
+	return nil
+}
+
+func nameTaken(name string) error {
+	return &api.Error{
+		Kind:    api.KindExists,
+		Message: fmt.Sprintf("cannot create the VM %q: there is one of that name", name),
+		Hint:    "choose another name, or delete that VM with: banger vm delete " + name,
+	}
+}
+
+func (m *Manager) nameTaken(name string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.nameTakenLocked(name)
+}
+
+func (m *Manager) nameTakenLocked(name string) bool {
+	for _, e := range m.vms {
+		if e.record.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// insert gives the VM its identity and records it as being created. Its lock
+// is held by the operation returned.
+func (m *Manager) insert(ctx context.Context, record store.VM) (*operation, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closing {
+		return nil, errClosing
+	}
+	if record.Name == "" {
+		record.Name = generateName(m.nameTakenLocked)
+	} else if m.nameTakenLocked(record.Name) {
+		return nil, nameTaken(record.Name)
+	}
+	for record.ID == "" || m.vms[record.ID] != nil {
+		record.ID = randomHex(6)
+	}
+	address, err := allocateAddress(func(address string) bool {
+		for _, e := range m.vms {
+			if e.record.Address == address {
+				return true
+			}
+		}
+		return false
+	})
+	if err != nil {
+		return nil, err
+	}
+	record.Address, record.MAC = address, macOf(address)
+	record.Created = time.Now().UTC().Truncate(time.Millisecond)
+	if err := m.config.Store.Insert(ctx, record); err != nil {
+		return nil, m.noSpace(err, fmt.Sprintf("cannot create the VM %q", record.Name))
+	}
+	e := &entry{record: record, lock: newLock()}
+	e.lock.slot <- struct{}{}
+	m.vms[record.ID] = e
+	op := &operation{manager: m, entry: e}
+	op.set(ctx, "create")
+	return op, nil
+}
+
+// furnish makes a VM's directory and disks.
+func (m *Manager) furnish(ctx context.Context, record store.VM) error {
+	dir := m.config.Dirs.VM(record.ID)
+	what := fmt.Sprintf("cannot create the VM %q", record.Name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return m.noSpace(fmt.Errorf("%s: %w", what, err), what)
+	}
+	for _, log := range []string{consoleLog(dir), vmmLog(dir)} {
+		if err := os.WriteFile(log, nil, 0o600); err != nil {
+			return m.noSpace(fmt.Errorf("%s: %w", what, err), what)
+		}
+	}
+	if err := disk.Create(ctx, overlayDisk(dir), overlaySize); err != nil {
+		return err
+	}
+	return disk.Create(ctx, workDisk(dir), record.DiskBytes)
+}
+
+// erase removes a VM that has no VMM: its files, its record, itself. The
+// caller has its lock. What fails can be tried again.
+func (m *Manager) erase(e *entry) error {
+	record := m.look(e).record
+	if err := os.RemoveAll(m.config.Dirs.Run(record.ID)); err != nil {
+		return fmt.Errorf("cannot delete the sockets of VM %q: %w", record.Name, err)
+	}
+	if err := os.RemoveAll(m.config.Dirs.VM(record.ID)); err != nil {
+		return fmt.Errorf("cannot delete the disks of VM %q: %w", record.Name, err)
+	}
+	m.mu.Lock()
+	err := m.config.Store.Delete(context.WithoutCancel(m.background), record.ID)
+	if err == nil {
+		e.deleted = true
+		e.stopGrace()
+		delete(m.vms, record.ID)
+	}
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := m.publish(); err != nil {
+		// The VM is gone all the same, and the next change writes them again.
+		m.log.Warn("cannot update the files for ssh", "vm", record.Name, "error", err)
+	}
+	return nil
+}
+
+// noSpace turns an error that comes from a full disk into one that says so.
+func (m *Manager) noSpace(err error, what string) error {
+	if known := (*api.Error)(nil); errors.As(err, &known) || !disk.IsNoSpace(err) {
+		return err
+	}
+	return disk.NoSpace(what)
+}

@@ -1,0 +1,105 @@
+package vm
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"regexp"
+
+	"banger/internal/api"
+)
+
+var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// CheckName refuses what is not a DNS label: it becomes the guest's hostname
+// and NAME.vm.
+func CheckName(name string) error {
+	if validName.MatchString(name) {
+		return nil
+	}
+	return &api.Error{
+		Kind:    api.KindUsage,
+		Message: fmt.Sprintf("cannot use %q as the name of a VM: a name has 1 to 63 of a-z, 0-9 and '-', and no '-' at an edge", name),
+		Hint:    "leave the name out and banger makes one up",
+	}
+}
+
+var validID = regexp.MustCompile(`^[0-9a-f]{12}$`)
+
+// randomHex returns 2n hex digits.
+func randomHex(n int) string {
+	data := make([]byte, n)
+	rand.Read(data) // never fails
+	return hex.EncodeToString(data)
+}
+
+var adjectives = []string{
+	"able", "amber", "blue", "bold", "brave", "brisk", "calm", "clear", "clever", "cosy", "crisp", "eager", "early", "fair", "fleet", "fond",
+	"fresh", "gentle", "glad", "golden", "grand", "green", "happy", "hardy", "honest", "jolly", "keen", "kind", "lively", "lucky", "mellow", "merry",
+	"mild", "neat", "nimble", "noble", "patient", "placid", "polite", "proud", "quick", "quiet", "rapid", "ready", "sharp", "shiny", "silent", "silver",
+	"smart", "snug", "solid", "steady", "sturdy", "sunny", "swift", "tidy", "vivid", "warm", "wise", "witty", "young", "zesty",
+}
+
+var nouns = []string{
+	"badger", "bear", "beaver", "bison", "bobcat", "cedar", "cobra", "comet", "coral", "crane", "cricket", "dingo", "dolphin", "eagle", "falcon", "fern",
+	"ferret", "finch", "fox", "gecko", "hare", "hawk", "heron", "ibex", "iris", "jackal", "jaguar", "kestrel", "koala", "lark", "lemur", "lily",
+	"lion", "llama", "lynx", "maple", "marten", "meadow", "moose", "newt", "ocelot", "orca", "osprey", "otter", "owl", "panda", "pine", "puffin",
+	"puma", "quail", "raven", "robin", "salmon", "seal", "sparrow", "stork", "swan", "tapir", "tiger", "toucan", "trout", "walrus", "wolf", "wren",
+}
+
+// generateName makes a name up that is not taken.
+func generateName(taken func(string) bool) string {
+	for range 100 {
+		name := pick(adjectives) + "-" + pick(nouns)
+		if !taken(name) {
+			return name
+		}
+	}
+	for {
+		name := pick(adjectives) + "-" + pick(nouns) + "-" + randomHex(2)
+		if !taken(name) {
+			return name
+		}
+	}
+}
+
+func pick(words []string) string {
+	n, err := rand.Int(rand.Reader, big.NewInt(int64(len(words))))
+	if err != nil { // crypto/rand never fails
+		return words[0]
+	}
+	return words[n.Int64()]
+}
+
+// The address plan: one network, in which a VM has one address for life. What
+// is below the first is the gateway's (.1), QEMU's DNS (.3) and in reserve.
+const (
+	Prefix       = "172.16.0."
+	PrefixLength = "/24"
+	Gateway      = Prefix + "1"
+	DNS          = Prefix + "3"
+	firstHost    = 16
+	lastHost     = 254
+)
+
+// allocateAddress returns the lowest free address.
+func allocateAddress(taken func(string) bool) (string, error) {
+	for host := firstHost; host <= lastHost; host++ {
+		if address := fmt.Sprint(Prefix, host); !taken(address) {
+			return address, nil
+		}
+	}
+	return "", &api.Error{
+		Kind:    api.KindState,
+		Message: fmt.Sprintf("cannot create one more VM: all %d addresses are taken", lastHost-firstHost+1),
+		Hint:    "delete a VM that is no longer needed: banger vm delete NAME",
+	}
+}
+
+// macOf derives a locally administered MAC address from an IPv4 address.
+func macOf(address string) string {
+	ip := netip.MustParseAddr(address).As4()
+	return fmt.Sprintf("06:00:%02x:%02x:%02x:%02x", ip[0], ip[1], ip[2], ip[3])
+}

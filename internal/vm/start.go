@@ -1,0 +1,382 @@
+package vm
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"banger/internal/agent/wire"
+	"banger/internal/api"
+	"banger/internal/disk"
+	"banger/internal/progress"
+	"banger/internal/store"
+	"banger/internal/undo"
+	"banger/internal/vmm"
+)
+
+// Start boots a VM and returns when its guest is configured. A VM that runs is
+// left as it is. When ctx ends before that the start is taken back; later the
+// VM no longer hangs on it.
+func (m *Manager) Start(ctx context.Context, ref string, report progress.Func) (api.VM, error) {
+	op, err := m.begin(ctx, ref, "start", report)
+	if err != nil {
+		return api.VM{}, err
+	}
+	defer op.end()
+	if err := m.start(op, report); err != nil {
+		return api.VM{}, err
+	}
+	s := m.look(op.entry)
+	s.state = api.StateRunning
+	return m.show(s)
+}
+
+func (m *Manager) start(op *operation, report progress.Func) (err error) {
+	e := op.entry
+	if m.live(e) != nil {
+		return nil
+	}
+	if err := m.claim(op.ctx, e); err != nil {
+		return err
+	}
+	if m.live(e) != nil { // adopted just now
+		return nil
+	}
+	op.phase(api.StateStarting)
+	machine, err := m.boot(op.ctx, e, report)
+	if err == nil {
+		err = m.meet(op.ctx, e, machine, report)
+	}
+	if err == nil {
+		return m.change(e, func(r *store.VM) { r.Pending, r.LastError = store.PendingNone, "" })
+	}
+	return m.startFailed(op, err)
+}
+
+// startFailed takes a start back that failed because of err.
+func (m *Manager) startFailed(op *operation, err error) error {
+	e := op.entry
+	record := m.look(e).record
+	var steps undo.Stack
+	canceled := op.ctx.Err() != nil
+	err = m.noSpace(err, fmt.Sprintf("cannot start the VM %q", record.Name))
+	steps.Add(func() error {
+		return m.change(e, func(r *store.VM) {
+			r.Pending, r.Handle, r.Started = store.PendingNone, nil, nil
+			if !canceled {
+				r.LastError, r.Ephemeral = err.Error(), false
+			}
+		})
+	})
+	steps.Add(func() error { return m.powerOff(e) })
+	undoErr := steps.Run()
+	if undoErr != nil {
+		m.log.Error("cannot take a start back", "vm", record.Name, "error", undoErr)
+	}
+	if canceled {
+		if interrupted(op.ctx) {
+			return &api.Error{Kind: api.KindState, Message: fmt.Sprintf("cannot start the VM %q: %v", record.Name, context.Cause(op.ctx))}
+		}
+		return errors.Join(fmt.Errorf("cannot start the VM %q: %w", record.Name, context.Cause(op.ctx)), undoErr)
+	}
+	m.log.Warn("a VM did not start", "vm", record.Name, "error", err)
+	if known := (*api.Error)(nil); errors.As(err, &known) {
+		return err
+	}
+	return &api.Error{
+		Kind:    api.KindInternal,
+		Message: fmt.Sprintf("cannot start the VM %q: %v", record.Name, errors.Join(err, undoErr)),
+		Hint:    "see what its guest said with: banger vm logs " + record.Name,
+	}
+}
+
+// boot starts a VMM and records it.
+func (m *Manager) boot(ctx context.Context, e *entry, report progress.Func) (vmm.Machine, error) {
+	record := m.look(e).record
+	for _, name := range []string{record.Image, record.Kernel} {
+		release, err := m.use(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+	}
+	spec, err := m.specify(ctx, e, report)
+	if err != nil {
+		return nil, err
+	}
+	driver, err := m.driver(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.clearRun(ctx, record.ID); err != nil {
+		return nil, err
+	}
+	if err := m.change(e, func(r *store.VM) { r.Pending = store.PendingStart }); err != nil {
+		return nil, m.noSpace(err, "cannot start the VM")
+	}
+	if err := os.MkdirAll(spec.RunDir, 0o700); err != nil {
+		return nil, m.noSpace(fmt.Errorf("cannot create the directory for the VM's sockets: %w", err), "cannot start the VM")
+	}
+	report.Step("booting")
+	machine, err := driver.Boot(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	handle := machine.Handle()
+	m.mu.Lock()
+	e.machine = machine
+	err = m.changeLocked(e, func(r *store.VM) { r.Handle, r.Started = &handle, &now })
+	m.mu.Unlock()
+	m.watch(e, machine)
+	return machine, err
+}
+
+// specify makes what is to be booted out of a VM's record.
+func (m *Manager) specify(ctx context.Context, e *entry, report progress.Func) (vmm.Spec, error) {
+	record := m.look(e).record
+	image, err := m.config.Image(ctx, record.Image, report)
+	if err != nil {
+		return vmm.Spec{}, err
+	}
+	if image.Digest != record.ImageDigest {
+		return vmm.Spec{}, &api.Error{
+			Kind:    api.KindState,
+			Message: fmt.Sprintf("cannot start the VM %q: the image %q is another one than it was made from", record.Name, record.Image),
+			Hint:    "what it wrote cannot be put on another image; create a new VM",
+		}
+	}
+	kernel, err := m.config.Kernel(ctx, record.Kernel, report)
+	if err != nil {
+		return vmm.Spec{}, err
+	}
+	// A guest can run on any kernel: the record follows.
+	if kernel.Digest != record.KernelDigest {
+		if err := m.change(e, func(r *store.VM) { r.KernelDigest = kernel.Digest }); err != nil {
+			return vmm.Spec{}, err
+		}
+	}
+	dir := m.config.Dirs.VM(record.ID)
+	if err := disk.Grow(ctx, workDisk(dir), record.DiskBytes); err != nil {
+		return vmm.Spec{}, err
+	}
+	spec := vmm.Spec{
+		ID: record.ID, RunDir: m.config.Dirs.Run(record.ID), ConsoleLog: consoleLog(dir), VMMLog: vmmLog(dir),
+		Kernel: kernel.Vmlinux, Initramfs: kernel.Initramfs, VCPU: record.VCPU, MemoryMiB: record.MemoryMiB,
+		// The guest knows them by this order.
+		Disks: []vmm.Disk{
+			{Path: image.Path, ReadOnly: true},
+			{Path: overlayDisk(dir)},
+			{Path: workDisk(dir)},
+			{Path: kernel.Modules, ReadOnly: true},
+		},
+		NIC: &vmm.NIC{Mode: vmm.NetworkUser, MAC: record.MAC, Address: record.Address + PrefixLength, Gateway: Gateway, DNS: DNS},
+	}
+	spec.Cmdline = m.config.Cmdline(spec)
+	return spec, nil
+}
+
+// driver returns the first one that can boot a VM here.
+func (m *Manager) driver(ctx context.Context) (vmm.Driver, error) {
+	var reasons []string
+	for _, driver := range m.config.Drivers {
+		capability := driver.Probe(ctx)
+		if capability.Usable {
+			return driver, nil
+		}
+		reasons = append(reasons, driver.Name()+": "+strings.Join(capability.Reasons, "; "))
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return nil, &api.Error{
+		Kind:    api.KindState,
+		Message: "cannot run a VM on this host: " + strings.Join(reasons, "; "),
+		Hint:    "see what is missing with: banger doctor",
+	}
+}
+
+// meet waits for the guest's agent and makes the guest this VM.
+func (m *Manager) meet(ctx context.Context, e *entry, machine vmm.Machine, report progress.Func) error {
+	report.Step("waiting for the guest")
+	limit := m.config.BootTimeout(machine.Handle().Accelerator)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("its guest did not answer within %v", limit))
+	defer cancel()
+	agent := newAgent(machine)
+	defer agent.close()
+	hello, err := m.greet(ctx, e, agent, machine)
+	if err != nil {
+		return err
+	}
+	if hello.Version != wire.Version {
+		return fmt.Errorf("its guest's agent speaks version %d of the protocol, not %d", hello.Version, wire.Version)
+	}
+	configuration, err := m.configuration(e)
+	if err != nil {
+		return err
+	}
+	report.Step("configuring the guest")
+	if err := agent.configure(ctx, configuration); err != nil {
+		return m.explain(ctx, e, machine, fmt.Errorf("cannot configure its guest: %w", err))
+	}
+	return nil
+}
+
+const helloTimeout = 10 * time.Second
+
+// greet tries until the guest answers, or cannot any more.
+func (m *Manager) greet(ctx context.Context, e *entry, agent *agentClient, machine vmm.Machine) (wire.Hello, error) {
+	const first, longest = 2 * time.Millisecond, 50 * time.Millisecond
+	for wait := first; ; wait = min(2*wait, longest) {
+		// An attempt that got lost in a guest that was not ready must not
+		// take all the time there is.
+		attempt, cancel := context.WithTimeout(ctx, helloTimeout)
+		hello, err := agent.hello(attempt)
+		cancel()
+		if err == nil {
+			return hello, nil
+		}
+		select {
+		case <-ctx.Done():
+			return wire.Hello{}, m.explain(ctx, e, machine, err)
+		case <-machine.Done():
+			return wire.Hello{}, m.explain(ctx, e, machine, err)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// explain says why a guest did not come up.
+func (m *Manager) explain(ctx context.Context, e *entry, machine vmm.Machine, err error) error {
+	select {
+	case <-machine.Done():
+		err = errors.New("its VMM ended")
+	default:
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+	}
+	return &vmm.ConsoleError{Err: err, Tail: m.tail(m.look(e).record.ID)}
+}
+
+// tail returns the end of a guest's console, or of the VMM's log where the
+// guest has not said a thing: one line that is safe to print.
+func (m *Manager) tail(id string) string {
+	dir := m.config.Dirs.VM(id)
+	for _, path := range []string{consoleLog(dir), vmmLog(dir)} {
+		text, err := readTail(path, 2048)
+		if err != nil {
+			m.log.Warn("cannot read a VM's log", "path", filepath.Base(path), "error", err)
+			continue
+		}
+		lines := strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' })
+		if len(lines) > 3 {
+			lines = lines[len(lines)-3:]
+		}
+		if len(lines) > 0 {
+			return printable(strings.Join(lines, " | "))
+		}
+	}
+	return ""
+}
+
+// printable drops what a guest could do to the terminal of its reader.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == '\uFFFD' || (r >= 0x80 && r < 0xa0) {
+			return -1
+		}
+		return r
+	}, text)
+}
+
+func readTail(path string, n int64) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return "", err
+	}
+	buffer := make([]byte, min(n, info.Size()))
+	read, err := file.ReadAt(buffer, info.Size()-int64(len(buffer)))
+	if read == 0 && err != nil && info.Size() > 0 {
+		return "", err
+	}
+	return string(buffer[:read]), nil
+}
+
+// configuration is what makes a blank guest this VM.
+func (m *Manager) configuration(e *entry) (wire.Configuration, error) {
+	record := m.look(e).record
+	keys, err := m.config.AuthorizedKeys()
+	if err != nil {
+		return wire.Configuration{}, err
+	}
+	entropy := make([]byte, 64)
+	rand.Read(entropy) // never fails
+	return wire.Configuration{
+		Hostname:       record.Name,
+		MachineID:      record.MachineID,
+		Interface:      &wire.Interface{MAC: record.MAC, Address: record.Address + PrefixLength, Gateway: Gateway},
+		DNS:            []string{DNS},
+		AuthorizedKeys: keys,
+		HostKeys:       record.HostKeys,
+		Time:           time.Now().UTC(),
+		Entropy:        entropy,
+	}, nil
+}
+
+// live returns the VM's machine if it runs. One that has ended is forgotten.
+func (m *Manager) live(e *entry) vmm.Machine {
+	machine := m.look(e).machine
+	if machine == nil {
+		return nil
+	}
+	select {
+	case <-machine.Done():
+		m.ended(e, machine)
+		return nil
+	default:
+		return machine
+	}
+}
+
+// watch forgets the machine when its process is gone.
+func (m *Manager) watch(e *entry, machine vmm.Machine) {
+	m.wait.Go(func() {
+		select {
+		case <-machine.Done():
+			m.ended(e, machine)
+		case <-m.background.Done():
+		}
+	})
+}
+
+// ended notes that a machine is gone. It is called by who sees it first, and
+// by the others without effect.
+func (m *Manager) ended(e *entry, machine vmm.Machine) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e.machine != machine {
+		return
+	}
+	e.machine = nil
+	if err := machine.Close(); err != nil {
+		m.log.Warn("cannot let go of a VMM", "vm", e.record.Name, "error", err)
+	}
+	// An operation that is in the middle of a start ends that itself.
+	if err := m.changeLocked(e, func(r *store.VM) { r.Handle, r.Started = nil, nil }); err != nil {
+		m.log.Error("cannot record the end of a VM", "vm", e.record.Name, "error", err)
+	}
+	if err := os.RemoveAll(m.config.Dirs.Run(e.record.ID)); err != nil {
+		m.log.Warn("cannot remove a VM's sockets", "vm", e.record.Name, "error", err)
+	}
+}

@@ -1,0 +1,160 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"banger/internal/api"
+	"banger/internal/progress"
+	"banger/internal/store"
+	"banger/internal/vmm"
+)
+
+// Stop has the guest write everything and power off. Only a guest that takes
+// too long is killed, with a warning. A VM that does not run is left as it is;
+// one that is being started no longer is.
+func (m *Manager) Stop(ctx context.Context, ref string, request api.StopVM, report progress.Func) (api.VM, error) {
+	if request.TimeoutSeconds < 0 {
+		return api.VM{}, &api.Error{Kind: api.KindUsage, Message: fmt.Sprintf("cannot wait %d seconds for a VM to stop", request.TimeoutSeconds)}
+	}
+	op, err := m.begin(ctx, ref, "stop", report, "start")
+	if err != nil {
+		return api.VM{}, err
+	}
+	defer op.end()
+	limit := m.config.StopTimeout
+	if request.TimeoutSeconds > 0 {
+		limit = time.Duration(request.TimeoutSeconds) * time.Second
+	}
+	if machine := m.live(op.entry); machine != nil {
+		op.phase(api.StateStopping)
+		if err := m.shutDown(op, machine, limit, report); err != nil {
+			return api.VM{}, err
+		}
+	}
+	return m.stopped(op.entry)
+}
+
+func (m *Manager) shutDown(op *operation, machine vmm.Machine, limit time.Duration, report progress.Func) error {
+	name := m.look(op.entry).record.Name
+	report.Step("stopping " + name)
+	ctx, cancel := context.WithTimeoutCause(op.ctx, limit, fmt.Errorf("it did not power off within %v", limit))
+	defer cancel()
+	agent := newAgent(machine)
+	defer agent.close()
+	// The guest may be gone before its answer gets here.
+	askErr := agent.shutdown(ctx)
+	select {
+	case <-machine.Done():
+	default:
+		if askErr != nil && op.ctx.Err() == nil {
+			// Not asked, it will not stop by itself; but a guest that only
+			// was late with its answer gets its time all the same.
+			m.log.Warn("cannot ask a guest to stop", "vm", name, "error", askErr)
+		}
+		select {
+		case <-machine.Done():
+		case <-ctx.Done():
+		}
+	}
+	if op.ctx.Err() != nil && !interrupted(op.ctx) {
+		// The guest was asked already: what was begun cannot be taken back.
+		return fmt.Errorf("cannot wait for the VM %q to stop: %w", name, context.Cause(op.ctx))
+	}
+	if m.live(op.entry) == nil {
+		return nil
+	}
+	why := context.Cause(ctx)
+	if askErr != nil {
+		why = errors.Join(askErr, why)
+	}
+	report.Warn(fmt.Sprintf("killing %s: %v", name, why))
+	m.log.Warn("killing a VM that does not stop", "vm", name, "error", why)
+	return m.powerOff(op.entry)
+}
+
+// Kill ends a VM as a power cut would. It does not wait for a start or a stop
+// that is under way.
+func (m *Manager) Kill(ctx context.Context, ref string) (api.VM, error) {
+	op, err := m.begin(ctx, ref, "kill", progress.Discard, "start", "stop")
+	if err != nil {
+		return api.VM{}, err
+	}
+	defer op.end()
+	if err := m.claim(op.ctx, op.entry); err != nil {
+		return api.VM{}, err
+	}
+	op.phase(api.StateStopping)
+	if err := m.powerOff(op.entry); err != nil {
+		return api.VM{}, err
+	}
+	return m.stopped(op.entry)
+}
+
+// stopped shows the VM of an operation that has stopped it.
+func (m *Manager) stopped(e *entry) (api.VM, error) {
+	s := m.look(e)
+	s.state = api.StateStopped
+	return m.show(s)
+}
+
+// powerOff kills the VMM, if there is one, and forgets it. It does not hang on
+// a caller's patience: the process is gone in a moment.
+func (m *Manager) powerOff(e *entry) error {
+	s := m.look(e)
+	if s.machine == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(m.background, vmm.KillTimeout)
+	defer cancel()
+	if err := s.machine.Kill(ctx); err != nil {
+		return fmt.Errorf("cannot kill the VM %q: %w", s.record.Name, err)
+	}
+	m.ended(e, s.machine)
+	return nil
+}
+
+// Delete deletes a VM and its disks. A running one is refused without force.
+func (m *Manager) Delete(ctx context.Context, ref string, request api.DeleteVM) error {
+	var interrupts []string
+	if request.Force {
+		interrupts = []string{"start", "stop"}
+	}
+	op, err := m.begin(ctx, ref, "delete", progress.Discard, interrupts...)
+	if err != nil {
+		return err
+	}
+	defer op.end()
+	e := op.entry
+	if err := m.claim(op.ctx, e); err != nil {
+		return err
+	}
+	if m.live(e) != nil && !request.Force {
+		name := m.look(e).record.Name
+		return &api.Error{
+			Kind:    api.KindState,
+			Message: fmt.Sprintf("cannot delete the VM %q: it runs", name),
+			Hint:    fmt.Sprintf("stop it first (banger vm stop %s), or delete it with --force", name),
+		}
+	}
+	op.phase(api.StateDeleting)
+	return m.destroy(e)
+}
+
+// destroy kills and deletes a VM; the caller has its lock. From its first step
+// on it is finished even if bangerd ends in its middle.
+func (m *Manager) destroy(e *entry) error {
+	if err := m.change(e, func(r *store.VM) { r.Pending = store.PendingDelete }); err != nil {
+		// With no space left for the intent, what frees some must still work.
+		if m.noSpace(err, "") == err {
+			return err
+		}
+		m.log.Warn("deleting without a recorded intent", "vm", m.look(e).record.Name, "error", err)
+	}
+	if err := m.powerOff(e); err != nil {
+		return err
+	}
+	return m.erase(e)
+}
