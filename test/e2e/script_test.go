@@ -1,0 +1,210 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// turns bounds how many scripts have VMs at the same time.
+var turns = make(chan struct{}, 2)
+
+func TestScripts(t *testing.T) {
+	if !enabled() {
+		t.Skip("SKIPPED: the end-to-end tests boot real VMs; set BANGER_E2E=1, or run: make e2e")
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:   "testdata",
+		Setup: setup,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"needs":      needs,
+			"code":       code,
+			"eventually": eventually,
+			"capture":    capture,
+			"clean":      clean,
+		},
+		Condition:          condition,
+		RequireUniqueNames: true,
+	})
+}
+
+// place is where a script's instance of banger lives.
+type place struct {
+	state   string // XDG_STATE_HOME
+	runtime string // XDG_RUNTIME_DIR, short: sockets are in it
+}
+
+type placeKey struct{}
+
+func setup(env *testscript.Env) error {
+	base, err := baseDir()
+	if err != nil {
+		return err
+	}
+	work, err := os.MkdirTemp(base, "run-")
+	if err != nil {
+		return err
+	}
+	env.Defer(func() { os.RemoveAll(work) })
+	runtimeDir, err := os.MkdirTemp("/tmp", "be2e-")
+	if err != nil {
+		return err
+	}
+	env.Defer(func() { os.RemoveAll(runtimeDir) })
+	p := &place{state: filepath.Join(work, "state"), runtime: runtimeDir}
+	env.Values[placeKey{}] = p
+	home := filepath.Join(env.WorkDir, "home")
+	for _, dir := range []string{p.state, home, filepath.Join(home, ".config", "banger")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	env.Setenv("HOME", home)
+	env.Setenv("XDG_CONFIG_HOME", filepath.Join(home, ".config"))
+	env.Setenv("XDG_STATE_HOME", p.state)
+	env.Setenv("XDG_CACHE_HOME", filepath.Join(work, "cache"))
+	env.Setenv("XDG_RUNTIME_DIR", p.runtime)
+	env.Setenv("STATE", filepath.Join(p.state, "banger"))
+	env.Setenv("PREFIX", prefix)
+	root, err := filepath.Abs(filepath.Join("..", ".."))
+	if err != nil {
+		return err
+	}
+	env.Setenv("ROOT", root)
+	env.Setenv("PATH", filepath.Join(prefix, "bin")+":"+env.Getenv("PATH")+":/usr/sbin:/sbin")
+	env.Setenv("USER_NAME", os.Getenv("USER"))
+	env.Defer(func() {
+		for _, left := range processes(p) {
+			env.T().Log("killed what was left running: " + left.String())
+			left.kill()
+		}
+	})
+	return nil
+}
+
+func placeOf(ts *testscript.TestScript) *place { return ts.Value(placeKey{}).(*place) }
+
+func needs(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 || args[0] != "vm" {
+		ts.Fatalf("usage: needs vm")
+	}
+	turns <- struct{}{}
+	ts.Defer(func() { <-turns })
+	ts.Defer(func() { showLog(ts) })
+	ts.Check(provide(placeOf(ts).state))
+}
+
+// condition adds [root] to the conditions of the scripts.
+func condition(name string) (bool, error) {
+	if name == "root" {
+		return os.Geteuid() == 0, nil
+	}
+	return false, fmt.Errorf("unknown condition %q", name)
+}
+
+// showLog prints the end of bangerd's log into the script's, which is shown if
+// the script fails.
+func showLog(ts *testscript.TestScript) {
+	const tail = 8 << 10
+	data, err := os.ReadFile(filepath.Join(placeOf(ts).state, "banger", "bangerd.log"))
+	if err == nil {
+		ts.Logf("[bangerd.log]\n%s", data[max(0, len(data)-tail):])
+	}
+}
+
+func code(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: code N PROGRAM ARGS...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit status %d, want %d", got, want)
+	}
+}
+
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: eventually SECONDS PROGRAM ARGS...")
+	}
+	seconds, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	deadline := time.Now().Add(time.Duration(seconds) * time.Second)
+	for {
+		err := ts.Exec(args[1], args[2:]...)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("not within %d s: %v", seconds, err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func capture(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: capture VARIABLE PROGRAM ARGS...")
+	}
+	ts.Check(ts.Exec(args[1], args[2:]...))
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+}
+
+// clean checks that a script leaves nothing. It stops bangerd.
+func clean(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: clean")
+	}
+	p := placeOf(ts)
+	ts.Check(ts.Exec("banger", "vm", "list", "--json"))
+	if out := strings.TrimSpace(ts.ReadFile("stdout")); out != "[]" {
+		ts.Fatalf("VMs are left: %s", out)
+	}
+	ts.Check(ts.Exec("banger", "daemon", "stop"))
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for len(processes(p)) > 0 {
+		select {
+		case <-ctx.Done():
+			ts.Fatalf("processes are left: %v", processes(p))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	for _, left := range leftFiles(p) {
+		ts.Fatalf("a file is left: %s", left)
+	}
+}
+
+// leftFiles lists what a banger without VMs and at rest must not have.
+func leftFiles(p *place) []string {
+	var left []string
+	for _, pattern := range []string{
+		"state/banger/vms/*", "state/banger/*/tmp/*", "state/banger/tmp/*", "state/banger/**/.*.tmp*",
+		"runtime/banger/vm/*", "runtime/banger/*.sock",
+	} {
+		root, rest, _ := strings.Cut(pattern, "/")
+		dir := map[string]string{"state": p.state, "runtime": p.runtime}[root]
+		found, err := filepath.Glob(filepath.Join(dir, rest))
+		if err != nil {
+			panic(err)
+		}
+		left = append(left, found...)
+	}
+	return left
+}
