@@ -107,3 +107,8 @@ func (c *Client) holdAgain(ctx context.Context, ref string) (*Stream, bool) {
 	}
 	return nil, false
 }
+
+// AgentDialer is [Client.DialAgent] for one VM.
+func (c *Client) AgentDialer(ref string) func(ctx context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) { return c.DialAgent(ctx, ref) }
+}

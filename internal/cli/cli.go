@@ -1,0 +1,199 @@
+// Package cli is the banger command: it turns arguments into calls of bangerd
+// and answers into text. One file a verb.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/api"
+	"banger/internal/client"
+	"banger/internal/config"
+	"banger/internal/paths"
+	"banger/internal/version"
+)
+
+// Env is all that a run of banger depends on.
+type Env struct {
+	// Args are the arguments without the program's name.
+	Args []string
+	// In, Out and Err are asked for terminals if they are files.
+	In       io.Reader
+	Out, Err io.Writer
+	Getenv   func(string) string
+}
+
+// app is what commands share. What costs something is made when first asked
+// for: a command pays only for what it uses.
+type app struct {
+	env     Env
+	signals *signals
+	dirs    func() (paths.Dirs, error)
+	config  func() (config.Config, error)
+	// ensure makes sure that a bangerd of this build runs.
+	ensure func(ctx context.Context, dirs paths.Dirs, c *client.Client) error
+}
+
+// Main runs one command and returns the exit status of the process.
+func Main(ctx context.Context, env Env) int {
+	ctx, sig := watchSignals(ctx)
+	defer sig.stop()
+	return newApp(env, sig).main(ctx)
+}
+
+func newApp(env Env, sig *signals) *app {
+	a := &app{env: env, signals: sig}
+	a.dirs = sync.OnceValues(func() (paths.Dirs, error) { return paths.New(env.Getenv) })
+	a.config = sync.OnceValues(func() (config.Config, error) {
+		dirs, err := a.dirs()
+		if err != nil {
+			return config.Config{}, err
+		}
+		return config.Load(dirs)
+	})
+	a.ensure = func(ctx context.Context, dirs paths.Dirs, c *client.Client) error {
+		launcher := client.Launcher{Client: c, Dirs: dirs, Build: version.Build(), Program: env.Getenv("BANGER_DAEMON")}
+		if launcher.Program != "" {
+			absolute, err := filepath.Abs(launcher.Program)
+			if err != nil {
+				return fmt.Errorf("cannot find the program that BANGER_DAEMON names: %w", err)
+			}
+			launcher.Program = absolute
+		}
+		_, err := launcher.Ensure(ctx)
+		return err
+	}
+	return a
+}
+
+func (a *app) main(ctx context.Context) int {
+	root := newRoot(a)
+	args := a.env.Args
+	if args == nil {
+		// Cobra takes nil for "look at os.Args".
+		args = []string{}
+	}
+	root.SetArgs(args)
+	root.SetIn(a.env.In)
+	root.SetOut(a.env.Out)
+	root.SetErr(a.env.Err)
+	cmd, err := root.ExecuteContextC(ctx)
+	return a.report(ctx, cmd, err)
+}
+
+// client connects to bangerd, starting it if it is not there.
+func (a *app) client(ctx context.Context) (*client.Client, error) {
+	c, dirs, err := a.quietClient()
+	if err != nil {
+		return nil, err
+	}
+	if err := a.ensure(ctx, dirs, c); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// quietClient starts nothing.
+func (a *app) quietClient() (*client.Client, paths.Dirs, error) {
+	dirs, err := a.dirs()
+	if err != nil {
+		return nil, paths.Dirs{}, err
+	}
+	return client.New(dirs.Socket()), dirs, nil
+}
+
+// Exit statuses of banger itself.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// usageError is wrong usage: exit status 2.
+type usageError struct{ message, hint string }
+
+func (e *usageError) Error() string { return e.message }
+
+func usagef(format string, args ...any) error {
+	return &usageError{message: fmt.Sprintf(format, args...)}
+}
+
+// exitError ends banger with a status, without a word: it was all said.
+type exitError struct{ code int }
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+
+// report tells the user about an error and makes it an exit status.
+func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
+	if err == nil {
+		return 0
+	}
+	if exit, ok := errors.AsType[*exitError](err); ok {
+		return exit.code
+	}
+	if interrupted, ok := errors.AsType[*interruptedError](err); ok {
+		a.complain("canceled", "")
+		return interrupted.status()
+	}
+	if interrupted, ok := errors.AsType[*interruptedError](context.Cause(ctx)); ok && errors.Is(err, context.Canceled) {
+		a.complain("canceled", "")
+		return interrupted.status()
+	}
+	if usage, ok := errors.AsType[*usageError](err); ok {
+		hint := usage.hint
+		if hint == "" {
+			hint = fmt.Sprintf("see '%s --help'", cmd.CommandPath())
+		}
+		a.complain(usage.message, hint)
+		return exitUsage
+	}
+	if answered, ok := errors.AsType[*api.Error](err); ok {
+		a.complain(err.Error(), answered.Hint)
+		if answered.Kind == api.KindUsage {
+			return exitUsage
+		}
+		return exitFailure
+	}
+	if bad, ok := errors.AsType[*config.Error](err); ok {
+		a.complain(bad.Error(), "correct that line, or delete it: every key has a default")
+		return exitFailure
+	}
+	a.complain(err.Error(), "")
+	return exitFailure
+}
+
+// complain writes what the contract promises: one line, and maybe a hint.
+func (a *app) complain(message, hint string) {
+	fmt.Fprintf(a.env.Err, "banger: %s\n", oneLine(message))
+	if hint != "" {
+		fmt.Fprintf(a.env.Err, "hint: %s\n", oneLine(hint))
+	}
+}
+
+// note writes one line of information.
+func (a *app) note(format string, args ...any) {
+	fmt.Fprintf(a.env.Err, format+"\n", args...)
+}
+
+// warn writes one line that must be seen.
+func (a *app) warn(format string, args ...any) {
+	fmt.Fprintf(a.env.Err, "warning: "+format+"\n", args...)
+}
+
+// file returns a stream's file, or nil if it is none.
+func file(stream any) *os.File {
+	f, _ := stream.(*os.File)
+	return f
+}
+
+// isNotFound reports whether bangerd says that there is no such thing.
+func isNotFound(err error) bool {
+	answered, ok := errors.AsType[*api.Error](err)
+	return ok && answered.Kind == api.KindNotFound
+}

@@ -1,0 +1,149 @@
+package cli
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/client"
+	"banger/internal/progress"
+)
+
+func newKernel(a *app) *cobra.Command {
+	return newGroup("kernel", "Kernels that VMs boot with", `Kernels that VMs boot with. An image names the one it wants, and it is pulled by
+itself when it is first needed.`, groupManage,
+		newKernelList(a), newKernelShow(a), newKernelPull(a), newKernelDelete(a))
+}
+
+type kernelListOptions struct {
+	available, json bool
+}
+
+func newKernelList(a *app) *cobra.Command {
+	var o kernelListOptions
+	cmd := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List kernels",
+		Long:    "List the kernels on this host, and with --available also those that could be\npulled.",
+		Example: "  banger kernel list\n  banger kernel list --available --json",
+		Args:    noArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runKernelList(cmd.Context(), a, o) },
+	}
+	cmd.Flags().BoolVar(&o.available, "available", false, "also list those that could be pulled")
+	jsonFlag(cmd, &o.json)
+	return cmd
+}
+
+func runKernelList(ctx context.Context, a *app, o kernelListOptions) error {
+	c, err := a.client(ctx)
+	if err != nil {
+		return err
+	}
+	kernels, err := c.Kernels(ctx, o.available)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return a.writeJSON(list(kernels))
+	}
+	now := time.Now()
+	rows := make([][]cell, 0, len(kernels))
+	for _, kernel := range kernels {
+		rows = append(rows, []cell{
+			text(kernel.Name), presence(kernel.Present), text(orDash(kernel.Version)), text(sizeOrDash(kernel.Size)),
+			text(since(kernel.Created, now)), text(orDash(strings.Join(kernel.UsedBy, ","))),
+		})
+	}
+	return a.writeTable([]string{"NAME", "STATE", "VERSION", "SIZE", "CREATED", "USED BY"}, rows)
+}
+
+func newKernelShow(a *app) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:               "show NAME",
+		Short:             "Show all about a kernel",
+		Long:              "Show all that is known about a kernel: what it was made of, and which VMs use it.",
+		Example:           "  banger kernel show debian-6.12\n  banger kernel show debian-6.12 --json | jq -r .version",
+		Args:              exactly("the kernel's name"),
+		ValidArgsFunction: first(a.live(allKernels)),
+		RunE:              func(cmd *cobra.Command, args []string) error { return runKernelShow(cmd.Context(), a, args[0], asJSON) },
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func runKernelShow(ctx context.Context, a *app, name string, asJSON bool) error {
+	c, err := a.client(ctx)
+	if err != nil {
+		return err
+	}
+	kernel, err := c.Kernel(ctx, name)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return a.writeJSON(kernel)
+	}
+	rows := [][]cell{
+		{text("name"), text(kernel.Name)},
+		{text("state"), presence(kernel.Present)},
+		{text("description"), text(orDash(kernel.Description))},
+		{text("version"), text(orDash(kernel.Version))},
+		{text("digest"), text(orDash(kernel.Digest))},
+		{text("size"), text(sizeOrDash(kernel.Size))},
+		{text("created"), text(createdAt(kernel.Created))},
+		{text("used by"), text(orDash(strings.Join(kernel.UsedBy, ", ")))},
+	}
+	return a.writeTable(nil, append(rows, sourceRows(kernel.Source)...))
+}
+
+func newKernelPull(a *app) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:               "pull NAME",
+		Short:             "Get a kernel",
+		Long:              "Get a kernel of the catalog from the distribution's own signed archive.",
+		Example:           "  banger kernel pull debian-6.12",
+		Args:              exactly("the kernel's name"),
+		ValidArgsFunction: first(a.live(allKernels)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return pull(cmd.Context(), a, asJSON, func(ctx context.Context, c *client.Client) (any, string, error) {
+				report, end := a.progress()
+				defer end()
+				kernel, err := c.PullKernel(ctx, args[0], report)
+				return kernel, kernel.Name, err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "write the kernel as JSON in place of its name")
+	return cmd
+}
+
+func newKernelDelete(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:               "delete NAME...",
+		Aliases:           []string{"rm"},
+		Short:             "Delete kernels",
+		Long:              "Delete kernels from this host. One that a VM uses is refused.",
+		Example:           "  banger kernel delete debian-6.12",
+		Args:              atLeastOne("the kernel's name"),
+		ValidArgsFunction: a.live(presentKernels),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return deleteNamed(cmd.Context(), a, args, (*client.Client).DeleteKernel)
+		},
+	}
+}
+
+// deleteNamed deletes several images or kernels.
+func deleteNamed(ctx context.Context, a *app, names []string, del func(*client.Client, context.Context, string) error) error {
+	c, err := a.client(ctx)
+	if err != nil {
+		return err
+	}
+	return a.several(ctx, names, func(ctx context.Context, name string, _ progress.Func) (string, error) {
+		return name, del(c, ctx, name)
+	})
+}

@@ -1,0 +1,130 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/version"
+)
+
+const (
+	groupMain   = "main"
+	groupManage = "manage"
+	groupOther  = "other"
+)
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "banger",
+		Short: "A disposable Linux microVM with one command",
+		Long: `banger gives you a disposable Linux microVM with one command.
+
+A VM runs Debian with systemd, ssh, Docker and the usual development tools. It
+has its own kernel and disks, reaches the internet, and is reachable only from
+this host. What it needs is fetched by itself the first time.`,
+		Example: `  # a sandbox with a shell in it
+  banger vm run
+
+  # run one command in a fresh VM, then delete the VM
+  banger vm run --rm -- uname -a
+
+  # what is there, and what is wrong
+  banger ps
+  banger doctor`,
+		Version:           version.Version,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true, DefaultShellCompDirective: noFiles()},
+	}
+	root.SetVersionTemplate("banger {{.Version}}\n")
+	root.AddGroup(
+		&cobra.Group{ID: groupMain, Title: "Sandboxes:"},
+		&cobra.Group{ID: groupManage, Title: "What they are made of:"},
+		&cobra.Group{ID: groupOther, Title: "banger itself:"},
+	)
+	root.SetHelpCommandGroupID(groupOther)
+	root.PersistentFlags().BoolP("help", "h", false, "explain a command")
+	root.Flags().BoolP("version", "v", false, "say which banger this is")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{message: err.Error()} })
+	ps := newVMList(a)
+	ps.Use, ps.Aliases, ps.GroupID = "ps", nil, groupMain
+	ps.Short = "List VMs (the same as 'banger vm list')"
+	ps.Example = strings.ReplaceAll(ps.Example, "banger vm list", "banger ps")
+	root.AddCommand(
+		newVM(a), ps,
+		newImage(a), newKernel(a),
+		newDaemon(a), newVersion(a), newCompletion(a), newInternal(a),
+	)
+	setGroup(root)
+	return root
+}
+
+// newGroup makes a command that only holds others.
+func newGroup(use, short, long, group string, children ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, GroupID: group}
+	cmd.AddCommand(children...)
+	return cmd
+}
+
+// setGroup makes every command that only holds others refuse a subcommand that
+// it does not have: cobra would show its help and call that a success.
+func setGroup(cmd *cobra.Command) {
+	for _, child := range cmd.Commands() {
+		setGroup(child)
+	}
+	if cmd.Runnable() {
+		return
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		err := &usageError{message: fmt.Sprintf("there is no command %q in %q", args[0], cmd.CommandPath())}
+		if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
+			err.hint = fmt.Sprintf("did you mean '%s %s'?", cmd.CommandPath(), similar[0])
+		}
+		return err
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.SuggestionsMinimumDistance = 2
+}
+
+// noArgs, exactly and atLeast check the number of arguments.
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("this takes no arguments, and there is %q", args[0])
+	}
+	return nil
+}
+
+func exactly(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < len(names) {
+			return usagef("%s is missing", names[len(args)])
+		}
+		if len(args) > len(names) {
+			return usagef("there is an argument too many: %q", args[len(names)])
+		}
+		return notEmpty(args)
+	}
+}
+
+func atLeastOne(name string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return usagef("%s is missing", name)
+		}
+		return notEmpty(args)
+	}
+}
+
+func notEmpty(args []string) error {
+	for _, arg := range args {
+		if arg == "" {
+			return usagef("an argument is empty")
+		}
+	}
+	return nil
+}

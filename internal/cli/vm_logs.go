@@ -1,0 +1,46 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+)
+
+type vmLogsOptions struct {
+	ref, source string
+	follow      bool
+}
+
+func newVMLogs(a *app) *cobra.Command {
+	var o vmLogsOptions
+	cmd := &cobra.Command{
+		Use:   "logs NAME",
+		Short: "Show what a VM's guest or its VMM has said",
+		Long: `Show what the guest has written to its console since its last start, kernel and
+init included; or with --source vmm what the VMM itself has said.`,
+		Example:           "  banger vm logs sandbox\n  banger vm logs -f sandbox\n  banger vm logs --source vmm sandbox",
+		Args:              exactly("the VM's name"),
+		ValidArgsFunction: first(a.live(vmNames)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.ref = args[0]
+			return runVMLogs(cmd.Context(), a, o)
+		},
+	}
+	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on with what comes, until Ctrl-C")
+	cmd.Flags().StringVar(&o.source, "source", "console", "which log: console or vmm")
+	completeFlag(cmd, "source", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return []string{"console", "vmm"}, cobra.ShellCompDirectiveNoFileComp
+	})
+	return cmd
+}
+
+func runVMLogs(ctx context.Context, a *app, o vmLogsOptions) error {
+	if o.source != "console" && o.source != "vmm" {
+		return usagef("--source %q is not one of console, vmm", o.source)
+	}
+	c, err := a.client(ctx)
+	if err != nil {
+		return err
+	}
+	return c.Logs(ctx, o.ref, o.source, o.follow, a.env.Out)
+}

@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/api"
+	"banger/internal/client"
+	"banger/internal/config"
+)
+
+// deleteTimeout bounds the deletion of an ephemeral VM at the end. bangerd
+// deletes it anyway once nobody holds it.
+const deleteTimeout = time.Minute
+
+type vmRunOptions struct {
+	request api.CreateVM
+	spec    config.Spec
+	detach  bool
+	// command is empty for a session.
+	command []string
+}
+
+func newVMRun(a *app) *cobra.Command {
+	var o vmRunOptions
+	var flags newVMFlags
+	cmd := &cobra.Command{
+		Use:   "run [FLAGS] [-- COMMAND [ARG]...]",
+		Short: "Run a session or a command in a fresh VM",
+		Long: `Create a VM, start it, and open an ssh session in it; or run a command there and
+exit with its status, 128+n if signal n ended it. The command runs as root in /root
+without a shell between, once the guest's services are up. Its stdout and stderr
+stay apart, stdin is passed on, it gets a terminal if stdin and stdout are
+terminals here, and signals reach it.
+
+The image and the kernel are fetched if they are missing. The VM runs on
+afterwards; with --rm it is deleted at the end, whatever happens - unless the guest
+never came up: then it is kept, so that 'banger vm logs' can say why.
+
+Sizes that are not given come from [vm_defaults] of the configuration, else from
+this host: a quarter of its CPUs (at most 4), an eighth of its memory (at most 8G),
+and a work disk of 8G, which is /root in the guest.`,
+		Example: `  # a sandbox with a shell in it
+  banger vm run
+
+  # a command in a VM that is gone afterwards
+  banger vm run --rm -- uname -a
+  banger vm run --rm --vcpu 2 --memory 4G -- sh -c 'docker info && df -h /root'
+
+  # a VM to come back to
+  banger vm run -d --name sandbox
+  banger vm ssh sandbox`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			before := len(args)
+			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
+				before = dash
+				if dash == len(args) {
+					return usagef("the command after -- is missing")
+				}
+				if err := notEmpty(args[dash : dash+1]); err != nil {
+					return err
+				}
+			}
+			if before == 0 {
+				return nil
+			}
+			return &usageError{
+				message: "there is an argument before --, and a workspace PATH is not supported yet: " + args[0],
+				hint:    "to run a command: banger vm run -- " + args[0],
+			}
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.command = args
+			switch {
+			case o.detach && o.request.Ephemeral:
+				return usagef("--detach leaves the VM running and --rm deletes it: give one of them")
+			case o.detach && len(args) > 0:
+				return &usageError{message: "--detach runs no command", hint: "give the command to 'banger vm exec' afterwards"}
+			}
+			ephemeral := o.request.Ephemeral
+			var err error
+			if o.request, o.spec, err = flags.request(a, cmd); err != nil {
+				return err
+			}
+			o.request.Start, o.request.Ephemeral = true, ephemeral
+			return runVMRun(cmd.Context(), a, o)
+		},
+	}
+	flags.addTo(a, cmd)
+	cmd.Flags().BoolVar(&o.request.Ephemeral, "rm", false, "delete the VM when the session or command ends")
+	cmd.Flags().BoolVarP(&o.detach, "detach", "d", false, "only start the VM and write its name")
+	return cmd
+}
+
+func runVMRun(ctx context.Context, a *app, o vmRunOptions) error {
+	c, err := a.client(ctx)
+	if err != nil {
+		return err
+	}
+	vm, err := a.create(ctx, c, o.request, o.spec)
+	if err != nil {
+		return err
+	}
+	if o.detach {
+		return a.writeLines(vm.Name)
+	}
+	if o.request.Ephemeral {
+		return a.runEphemeral(ctx, c, vm, o)
+	}
+	err = a.runIn(ctx, c, vm, o)
+	a.remind(ctx, c, vm)
+	return err
+}
+
+// runIn runs the session or the command.
+func (a *app) runIn(ctx context.Context, c *client.Client, vm api.VM, o vmRunOptions) error {
+	if len(o.command) == 0 {
+		return a.ssh(ctx, vm.Name, nil)
+	}
+	guest := guestOf(c, vm.ID)
+	if err := a.waitReady(ctx, guest, vm.Name); err != nil {
+		return err
+	}
+	return a.runInGuest(ctx, c, vm.ID, guest, guestCommand{args: o.command, tty: a.wantsTTY()})
+}
+
+// runEphemeral deletes the VM at the end. bangerd does so too, if this process
+// does not live to do it, as soon as it is not held.
+func (a *app) runEphemeral(ctx context.Context, c *client.Client, vm api.VM, o vmRunOptions) error {
+	release, err := c.Hold(ctx, vm.ID)
+	if err == nil {
+		defer release()
+		err = a.runIn(ctx, c, vm, o)
+	}
+	deleteCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
+	defer cancel()
+	if deleteErr := c.DeleteVM(deleteCtx, vm.ID, api.DeleteVM{Force: true}); deleteErr != nil && !isNotFound(deleteErr) {
+		a.warn("cannot delete VM %q: %v", vm.Name, deleteErr)
+	}
+	return err
+}
+
+// remind says that the VM is still there, and what to do with it.
+func (a *app) remind(ctx context.Context, c *client.Client, vm api.VM) {
+	lookCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	now, err := c.VM(lookCtx, vm.ID)
+	switch {
+	case err != nil && isNotFound(err):
+		return
+	case err == nil && now.State == api.StateStopped:
+		a.note("VM %q is stopped; start: banger vm start %s; delete: banger vm delete %s", vm.Name, vm.Name, vm.Name)
+	default:
+		a.note("VM %q is still running; back in: banger vm ssh %s; stop: banger vm stop %s; delete: banger vm delete -f %s", vm.Name, vm.Name, vm.Name, vm.Name)
+	}
+}
