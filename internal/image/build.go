@@ -1,0 +1,194 @@
+package image
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/api"
+	"banger/internal/debian"
+	"banger/internal/image/ext4"
+	"banger/internal/progress"
+	"banger/internal/size"
+)
+
+// build makes the image's parts in dir.
+func (s *Store) build(ctx context.Context, r *Recipe, dir string, report progress.Func) (Manifest, error) {
+	m := Manifest{Description: r.Description, Kernel: r.Kernel, Init: r.Init}
+	temp := s.options.TempDir
+	if temp == "" {
+		temp = debian.DefaultTempDir()
+	}
+	if err := debian.Check(ctx); err != nil {
+		return m, err
+	}
+	if err := r.checkSpace(dir, temp); err != nil {
+		return m, err
+	}
+
+	fetched, notes, err := r.fetchNPM(ctx, report)
+	if err != nil {
+		return m, err
+	}
+	defer fetched.Close()
+	m.Notes = notes
+
+	scripts := make([]string, len(r.Scripts))
+	for i, name := range r.Scripts {
+		script, err := fs.ReadFile(r.dir, name)
+		if err != nil {
+			return m, err
+		}
+		scripts[i] = string(script)
+	}
+	stream, out := io.Pipe()
+	built := make(chan error, 1)
+	go func() {
+		err := debian.Bootstrap(ctx, debian.Options{
+			Suite: r.Suite, Variant: r.Variant, Components: r.Components, Include: r.Packages,
+			AptOptions: r.AptOptions, DpkgOpts: r.DpkgOptions, Mirror: s.options.Mirror, TempDir: temp,
+			Scripts: scripts,
+			Files:   func(w *tar.Writer) error { return errors.Join(r.writeFiles(w), fetched.writeTo(w)) },
+		}, out, report)
+		out.CloseWithError(err) // nil is the end of the stream
+		built <- err
+	}()
+	found, err := store(dir, stream, report)
+	stream.CloseWithError(err) // stops the build if it still runs
+	// Either's error goes through the stream to the other: the first is the
+	// cause.
+	buildErr := <-built
+	if buildErr != nil && (err == nil || errors.Is(err, buildErr)) {
+		return m, buildErr
+	}
+	if err != nil {
+		return m, err
+	}
+	if err := found.check(r); err != nil {
+		return m, err
+	}
+	m.Source = found.source(ctx, r)
+	return m, writeList(filepath.Join(dir, packageList), found.packages)
+}
+
+// store writes the root disk and tells what was in the stream.
+func store(dir string, stream io.Reader, report progress.Func) (contents, error) {
+	copied, tee := io.Pipe()
+	type result struct {
+		contents
+		err error
+	}
+	inspected := make(chan result, 1)
+	go func() {
+		found, err := inspect(copied)
+		copied.CloseWithError(err)
+		inspected <- result{found, err}
+	}()
+	counted := &counter{r: io.TeeReader(stream, tee), report: report}
+	err := ext4.Write(filepath.Join(dir, rootDisk), counted)
+	tee.CloseWithError(err)
+	found := <-inspected
+	if err == nil {
+		err = found.err
+	}
+	return found.contents, err
+}
+
+// counter reports how much has gone through it.
+type counter struct {
+	r        io.Reader
+	report   progress.Func
+	n, shown int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	const often = 32 << 20
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if c.n-c.shown >= often {
+		c.shown = c.n
+		c.report(progress.Event{Text: "writing the image", Done: c.n, Bytes: true})
+	}
+	return n, err
+}
+
+func writeList(path string, packages []pkg) error {
+	text := ""
+	for _, p := range packages {
+		text += p.name + " " + p.version + "\n"
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		return fmt.Errorf("cannot write the list of packages: %w", err)
+	}
+	return nil
+}
+
+// writeFiles writes the files that come with the recipe.
+func (r *Recipe) writeFiles(w *tar.Writer) error {
+	for _, file := range r.Files {
+		data, err := fs.ReadFile(r.dir, file.Source)
+		if err != nil {
+			return err
+		}
+		perm, err := mode(file.Mode)
+		if err != nil {
+			return err
+		}
+		err = w.WriteHeader(&tar.Header{Name: "." + file.Path, Mode: perm, Size: int64(len(data)), ModTime: time.Now()})
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkSpace refuses work that could not be finished.
+func (r *Recipe) checkSpace(imageDir, buildDir string) error {
+	forImage, err := size.Parse(r.ImageSpace)
+	if err != nil {
+		return err
+	}
+	forBuild, err := size.Parse(r.BuildSpace)
+	if err != nil {
+		return err
+	}
+	var a, b unix.Stat_t
+	if err := errors.Join(unix.Stat(imageDir, &a), unix.Stat(buildDir, &b)); err != nil {
+		return fmt.Errorf("cannot measure the free space: %w", err)
+	}
+	if a.Dev == b.Dev {
+		return needSpace(r.name, imageDir, forImage+forBuild)
+	}
+	return errors.Join(needSpace(r.name, imageDir, forImage), needSpace(r.name, buildDir, forBuild))
+}
+
+func needSpace(name, dir string, need int64) error {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(dir, &stat); err != nil {
+		return fmt.Errorf("cannot measure the free space of %q: %w", dir, err)
+	}
+	free := int64(stat.Bavail) * stat.Bsize
+	if free >= need {
+		return nil
+	}
+	return &api.Error{
+		Kind: api.KindNoSpace,
+		Message: fmt.Sprintf("cannot build image %q: %s has %s free and %s are needed",
+			name, dir, mebibytes(free), mebibytes(need)),
+		Hint: "free some space, or set TMPDIR to where the build may use more",
+	}
+}
+
+func mebibytes(n int64) string { return strconv.FormatInt(n>>20, 10) + " MiB" }

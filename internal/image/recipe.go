@@ -1,0 +1,272 @@
+package image
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"banger/internal/size"
+)
+
+// recipeFile is the recipe's place in its directory.
+const recipeFile = "recipe.toml"
+
+// Recipe says how an image is built from the Debian archive. It is data that
+// comes with banger; unknown keys and odd values are refused all the same.
+type Recipe struct {
+	Description string `toml:"description"`
+	Kernel      string `toml:"kernel"`      // name of the default kernel
+	Init        string `toml:"init"`        // path of the image's init, empty if it has none
+	ImageSpace  string `toml:"image_space"` // disk the image needs
+	BuildSpace  string `toml:"build_space"` // disk the tree needs while it is built
+
+	Suite       string   `toml:"suite"`
+	Variant     string   `toml:"variant"` // of mmdebstrap
+	Components  []string `toml:"components"`
+	Packages    []string `toml:"packages"`
+	KeyPackages []string `toml:"key_packages"` // whose versions are shown to the user
+	AptOptions  []string `toml:"apt_options"`
+	DpkgOptions []string `toml:"dpkg_options"`
+
+	Files   []File   `toml:"file"`    // placed after the packages are installed
+	NPM     []NPM    `toml:"npm"`     // likewise
+	Scripts []string `toml:"scripts"` // files run in the tree after that, by "sh -eu"
+
+	name   string
+	dir    fs.FS
+	digest string
+}
+
+// File is a file that is placed in the tree; it belongs to root.
+type File struct {
+	Path   string `toml:"path"`
+	Source string `toml:"source"` // in the recipe's directory
+	Mode   string `toml:"mode"`   // octal, 0644 if empty
+}
+
+// NPM is one file out of a package of the npm registry. The image is built
+// without it if it cannot be had.
+type NPM struct {
+	Name      string `toml:"name"`
+	Package   string `toml:"package"`
+	Version   string `toml:"version"`
+	Integrity string `toml:"integrity"` // "sha512-" and base64
+	Member    string `toml:"member"`    // in the package's archive
+	Path      string `toml:"path"`      // in the tree
+	Mode      string `toml:"mode"`
+}
+
+// readRecipe reads the recipe in the directory dir and checks it.
+func readRecipe(name string, dir fs.FS) (*Recipe, error) {
+	data, err := fs.ReadFile(dir, recipeFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the recipe of image %q: %w", name, err)
+	}
+	r, err := parseRecipe(data)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the recipe of image %q: %w", name, err)
+	}
+	r.name, r.dir = name, dir
+	if err := r.checkSources(); err != nil {
+		return nil, fmt.Errorf("cannot use the recipe of image %q: %w", name, err)
+	}
+	if r.digest, err = digestOf(dir); err != nil {
+		return nil, fmt.Errorf("cannot read the recipe of image %q: %w", name, err)
+	}
+	return r, nil
+}
+
+func parseRecipe(data []byte) (*Recipe, error) {
+	var r Recipe
+	dec := toml.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&r); err != nil {
+		if strict, ok := errors.AsType[*toml.StrictMissingError](err); ok && len(strict.Errors) > 0 {
+			line, _ := strict.Errors[0].Position()
+			return nil, fmt.Errorf("line %d: unknown key %q", line, strings.Join(strict.Errors[0].Key(), "."))
+		}
+		if syntax, ok := errors.AsType[*toml.DecodeError](err); ok {
+			line, _ := syntax.Position()
+			return nil, fmt.Errorf("line %d: %w", line, err)
+		}
+		return nil, err
+	}
+	return &r, r.check()
+}
+
+var (
+	plainWord   = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]*$`)
+	npmPackage  = regexp.MustCompile(`^(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*$`)
+	npmVersion  = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+-]*$`)
+	errNotThere = errors.New("is missing")
+)
+
+// check looks at everything that can be judged without the other files.
+func (r *Recipe) check() error {
+	for _, field := range []struct {
+		key, value string
+		pattern    *regexp.Regexp
+	}{
+		{"suite", r.Suite, plainWord},
+		{"variant", r.Variant, plainWord},
+		{"kernel", r.Kernel, plainWord},
+		{"description", r.Description, regexp.MustCompile(`\S`)},
+	} {
+		if field.value == "" {
+			return fmt.Errorf("%s: %w", field.key, errNotThere)
+		}
+		if !field.pattern.MatchString(field.value) {
+			return fmt.Errorf("%s: %q is not allowed", field.key, field.value)
+		}
+	}
+	for _, words := range []struct {
+		key    string
+		values []string
+	}{{"components", r.Components}, {"packages", r.Packages}, {"key_packages", r.KeyPackages}} {
+		if len(words.values) == 0 {
+			return fmt.Errorf("%s: %w", words.key, errNotThere)
+		}
+		for _, word := range words.values {
+			if !plainWord.MatchString(word) {
+				return fmt.Errorf("%s: %q is not allowed", words.key, word)
+			}
+		}
+	}
+	if r.Init != "" {
+		if err := checkPath(r.Init); err != nil {
+			return fmt.Errorf("init: %w", err)
+		}
+	}
+	for key, value := range map[string]string{"image_space": r.ImageSpace, "build_space": r.BuildSpace} {
+		if _, err := size.Parse(value); err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+	}
+	for _, file := range r.Files {
+		if err := errors.Join(checkPath(file.Path), checkMode(file.Mode)); err != nil {
+			return fmt.Errorf("file %q: %w", file.Path, err)
+		}
+	}
+	for _, npm := range r.NPM {
+		if err := npm.check(); err != nil {
+			return fmt.Errorf("npm %q: %w", npm.Name, err)
+		}
+	}
+	return nil
+}
+
+func (n NPM) check() error {
+	switch {
+	case n.Name == "":
+		return errors.New("the name is missing")
+	case !npmPackage.MatchString(n.Package):
+		return fmt.Errorf("%q is no package", n.Package)
+	case !npmVersion.MatchString(n.Version):
+		return fmt.Errorf("%q is no exact version", n.Version)
+	case !fs.ValidPath(n.Member):
+		return fmt.Errorf("%q is no member of an archive", n.Member)
+	}
+	if _, err := n.sum(); err != nil {
+		return err
+	}
+	return errors.Join(checkPath(n.Path), checkMode(n.Mode))
+}
+
+// sum is the SHA-512 that Integrity pins.
+func (n NPM) sum() ([]byte, error) {
+	text, ok := strings.CutPrefix(n.Integrity, "sha512-")
+	sum, err := base64.StdEncoding.DecodeString(text)
+	if !ok || err != nil || len(sum) != 64 {
+		return nil, fmt.Errorf("%q is no sha512 integrity", n.Integrity)
+	}
+	return sum, nil
+}
+
+func checkPath(p string) error {
+	if p != path.Clean(p) || !path.IsAbs(p) || p == "/" {
+		return fmt.Errorf("%q is not the clean absolute path of a file", p)
+	}
+	return nil
+}
+
+func checkMode(text string) error {
+	_, err := mode(text)
+	return err
+}
+
+func mode(text string) (int64, error) {
+	if text == "" {
+		return 0o644, nil
+	}
+	m, err := strconv.ParseInt(text, 8, 64)
+	if err != nil || m < 0 || m > 0o7777 {
+		return 0, fmt.Errorf("%q is no octal file mode", text)
+	}
+	return m, nil
+}
+
+// checkSources makes sure that every file the recipe names is there.
+func (r *Recipe) checkSources() error {
+	names := slices.Clone(r.Scripts)
+	for _, file := range r.Files {
+		names = append(names, file.Source)
+	}
+	for _, name := range names {
+		if _, err := fs.ReadFile(r.dir, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// digestOf is the SHA-256 of all names and contents below dir.
+func digestOf(dir fs.FS) (string, error) {
+	hash := sha256.New()
+	err := fs.WalkDir(dir, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(dir, name)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(hash, "%s %d\n%s", name, len(data), data)
+		return err
+	})
+	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), err
+}
+
+// readCatalog reads all recipes of fsys, by the names of their directories.
+func readCatalog(fsys fs.FS) (map[string]*Recipe, error) {
+	entries, err := fs.ReadDir(fsys, ".")
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the image catalog: %w", err)
+	}
+	recipes := make(map[string]*Recipe)
+	for _, entry := range entries {
+		if !entry.IsDir() {
+			continue
+		}
+		dir, err := fs.Sub(fsys, entry.Name())
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the image catalog: %w", err)
+		}
+		recipe, err := readRecipe(entry.Name(), dir)
+		if err != nil {
+			return nil, err
+		}
+		recipes[entry.Name()] = recipe
+	}
+	return recipes, nil
+}
