@@ -1,90 +1,17 @@
 package vm
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"strconv"
 	"strings"
 
+	"banger/internal/agent"
 	"banger/internal/agent/wire"
 	"banger/internal/api"
-	"banger/internal/vmm"
 )
-
-// agentClient makes the calls to a guest's agent that the core itself needs.
-type agentClient struct {
-	transport *http.Transport
-}
-
-func newAgent(machine vmm.Machine) *agentClient {
-	return &agentClient{transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return machine.DialAgent(ctx) },
-		// One after the other, on one stream.
-		MaxIdleConnsPerHost: 1,
-	}}
-}
-
-func (a *agentClient) close() { a.transport.CloseIdleConnections() }
-
-// maxAgentAnswer bounds what a guest can make bangerd hold in memory.
-const maxAgentAnswer = 4 << 20
-
-func (a *agentClient) call(ctx context.Context, method, path string, in, out any) error {
-	var body io.Reader
-	if in != nil {
-		data, err := json.Marshal(in)
-		if err != nil {
-			return err
-		}
-		body = bytes.NewReader(data)
-	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
-	if err != nil {
-		return err
-	}
-	response, err := a.transport.RoundTrip(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(response.Body, maxAgentAnswer))
-	if err != nil {
-		return err
-	}
-	if response.StatusCode >= http.StatusBadRequest {
-		var failed wire.Error
-		if json.Unmarshal(data, &failed) == nil && failed.Message != "" {
-			return &failed
-		}
-		return errors.New("the agent answered " + response.Status)
-	}
-	if out == nil {
-		return nil
-	}
-	if err := json.Unmarshal(data, out); err != nil {
-		return fmt.Errorf("the agent's answer makes no sense: %w", err)
-	}
-	return nil
-}
-
-func (a *agentClient) hello(ctx context.Context) (hello wire.Hello, err error) {
-	return hello, a.call(ctx, http.MethodGet, "/v1/hello", nil, &hello)
-}
-
-func (a *agentClient) configure(ctx context.Context, configuration wire.Configuration) error {
-	return a.call(ctx, http.MethodPut, "/v1/configuration", configuration, nil)
-}
-
-func (a *agentClient) shutdown(ctx context.Context) error {
-	return a.call(ctx, http.MethodPost, "/v1/shutdown", wire.Shutdown{}, nil)
-}
 
 // running returns the machine of a VM that runs.
 func (m *Manager) running(ref string) (snapshot, error) {
@@ -126,11 +53,12 @@ func (m *Manager) Ports(ctx context.Context, ref string) ([]wire.Port, error) {
 	if err != nil {
 		return nil, err
 	}
-	agent := newAgent(s.machine)
-	defer agent.close()
-	ports := []wire.Port{}
-	if err := agent.call(ctx, http.MethodGet, "/v1/ports", nil, &ports); err != nil {
+	ports, err := agent.New(s.machine.DialAgent).Ports(ctx)
+	if err != nil {
 		return nil, fmt.Errorf("cannot list the ports of VM %q: %w", s.record.Name, err)
+	}
+	if ports == nil { // in JSON, an empty list
+		ports = []wire.Port{}
 	}
 	return ports, nil
 }
@@ -141,10 +69,8 @@ func (m *Manager) Stats(ctx context.Context, ref string) (api.Stats, error) {
 	if err != nil {
 		return api.Stats{}, err
 	}
-	agent := newAgent(s.machine)
-	defer agent.close()
 	stats := api.Stats{VM: s.record.Name}
-	if err := agent.call(ctx, http.MethodGet, "/v1/stats", nil, &stats.Guest); err != nil {
+	if stats.Guest, err = agent.New(s.machine.DialAgent).Stats(ctx); err != nil {
 		return api.Stats{}, fmt.Errorf("cannot get the figures of VM %q: %w", s.record.Name, err)
 	}
 	if stats.HostMemory, stats.HostCPUSecond, err = processUse(s.machine.Handle().PID); err != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"banger/internal/agent"
 	"banger/internal/agent/wire"
 	"banger/internal/api"
 	"banger/internal/disk"
@@ -207,21 +208,16 @@ func (m *Manager) meet(ctx context.Context, e *entry, machine vmm.Machine, repor
 	limit := m.config.BootTimeout(machine.Handle().Accelerator)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("its guest did not answer within %v", limit))
 	defer cancel()
-	agent := newAgent(machine)
-	defer agent.close()
-	hello, err := m.greet(ctx, e, agent, machine)
-	if err != nil {
+	guest := agent.New(machine.DialAgent)
+	if err := m.greet(ctx, e, guest, machine); err != nil {
 		return err
-	}
-	if hello.Version != wire.Version {
-		return fmt.Errorf("its guest's agent speaks version %d of the protocol, not %d", hello.Version, wire.Version)
 	}
 	configuration, err := m.configuration(e)
 	if err != nil {
 		return err
 	}
 	report.Step("configuring the guest")
-	if err := agent.configure(ctx, configuration); err != nil {
+	if err := guest.Configure(ctx, configuration); err != nil {
 		return m.explain(ctx, e, machine, fmt.Errorf("cannot configure its guest: %w", err))
 	}
 	return nil
@@ -230,22 +226,22 @@ func (m *Manager) meet(ctx context.Context, e *entry, machine vmm.Machine, repor
 const helloTimeout = 10 * time.Second
 
 // greet tries until the guest answers, or cannot any more.
-func (m *Manager) greet(ctx context.Context, e *entry, agent *agentClient, machine vmm.Machine) (wire.Hello, error) {
+func (m *Manager) greet(ctx context.Context, e *entry, guest *agent.Client, machine vmm.Machine) error {
 	const first, longest = 2 * time.Millisecond, 50 * time.Millisecond
 	for wait := first; ; wait = min(2*wait, longest) {
 		// An attempt that got lost in a guest that was not ready must not
 		// take all the time there is.
 		attempt, cancel := context.WithTimeout(ctx, helloTimeout)
-		hello, err := agent.hello(attempt)
+		_, err := guest.Hello(attempt)
 		cancel()
 		if err == nil {
-			return hello, nil
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return wire.Hello{}, m.explain(ctx, e, machine, err)
+			return m.explain(ctx, e, machine, err)
 		case <-machine.Done():
-			return wire.Hello{}, m.explain(ctx, e, machine, err)
+			return m.explain(ctx, e, machine, err)
 		case <-time.After(wait):
 		}
 	}
@@ -258,7 +254,7 @@ func (m *Manager) explain(ctx context.Context, e *entry, machine vmm.Machine, er
 		err = errors.New("its VMM ended")
 	default:
 		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+			err = fmt.Errorf("%w (%v)", context.Cause(ctx), err)
 		}
 	}
 	return &vmm.ConsoleError{Err: err, Tail: m.tail(m.look(e).record.ID)}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"banger/internal/agent"
+	"banger/internal/agent/wire"
 	"banger/internal/api"
 	"banger/internal/progress"
 	"banger/internal/store"
@@ -42,10 +44,8 @@ func (m *Manager) shutDown(op *operation, machine vmm.Machine, limit time.Durati
 	report.Step("stopping " + name)
 	ctx, cancel := context.WithTimeoutCause(op.ctx, limit, fmt.Errorf("it did not power off within %v", limit))
 	defer cancel()
-	agent := newAgent(machine)
-	defer agent.close()
 	// The guest may be gone before its answer gets here.
-	askErr := agent.shutdown(ctx)
+	askErr := agent.New(machine.DialAgent).Shutdown(ctx, wire.Shutdown{})
 	select {
 	case <-machine.Done():
 	default:

@@ -1,0 +1,119 @@
+package daemon
+
+import (
+	"context"
+
+	"banger/internal/api"
+	"banger/internal/image"
+	"banger/internal/kernel"
+	"banger/internal/progress"
+	"banger/internal/vm"
+)
+
+// imageCatalog is the images as the API shows them.
+type imageCatalog struct {
+	store *image.Store
+	vms   *vm.Manager
+}
+
+func (c imageCatalog) show(i api.Image) api.Image {
+	i.UsedBy = c.vms.ImageUsers(i.Name)
+	return i
+}
+
+func (c imageCatalog) List(available bool) ([]api.Image, error) {
+	present, err := c.store.List()
+	if err != nil {
+		return nil, err
+	}
+	list := []api.Image{}
+	have := make(map[string]bool)
+	for _, i := range present {
+		list = append(list, c.show(i.API()))
+		have[i.Name] = true
+	}
+	if available {
+		for _, i := range c.store.Available() {
+			if !have[i.Name] {
+				list = append(list, i)
+			}
+		}
+	}
+	return list, nil
+}
+
+func (c imageCatalog) Get(name string) (api.Image, error) {
+	i, err := c.store.Get(name)
+	if err != nil {
+		return api.Image{}, err
+	}
+	return c.show(i.API()), nil
+}
+
+func (c imageCatalog) Pull(ctx context.Context, name string, report progress.Func) (api.Image, error) {
+	i, err := c.store.Pull(ctx, name, report)
+	if err != nil {
+		return api.Image{}, err
+	}
+	return c.show(i.API()), nil
+}
+
+func (c imageCatalog) Delete(ctx context.Context, name string) error {
+	return c.vms.Unused("image", name, func() error { return c.store.Delete(ctx, name) })
+}
+
+// kernelCatalog is the kernels as the API shows them.
+type kernelCatalog struct {
+	store *kernel.Store
+	vms   *vm.Manager
+}
+
+func (c kernelCatalog) show(k api.Kernel) api.Kernel {
+	k.UsedBy = c.vms.KernelUsers(k.Name)
+	return k
+}
+
+func (c kernelCatalog) List(available bool) ([]api.Kernel, error) {
+	present, err := c.store.List()
+	if err != nil {
+		return nil, err
+	}
+	list := []api.Kernel{}
+	have := make(map[string]bool)
+	for _, k := range present {
+		list = append(list, c.show(k.Info()))
+		have[k.Name] = true
+	}
+	if available {
+		others, err := c.store.Available()
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range others {
+			if !have[k.Name] {
+				list = append(list, k)
+			}
+		}
+	}
+	return list, nil
+}
+
+func (c kernelCatalog) Get(name string) (api.Kernel, error) {
+	k, err := c.store.Get(name)
+	if err != nil {
+		return api.Kernel{}, err
+	}
+	return c.show(k.Info()), nil
+}
+
+func (c kernelCatalog) Pull(ctx context.Context, name string, report progress.Func) (api.Kernel, error) {
+	k, err := c.store.Pull(ctx, name, report)
+	if err != nil {
+		return api.Kernel{}, err
+	}
+	return c.show(k.Info()), nil
+}
+
+func (c kernelCatalog) Delete(ctx context.Context, name string) error {
+	return c.vms.Unused("kernel", name, func() error { return c.store.Delete(ctx, name) })
+}

@@ -1,0 +1,125 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"banger/internal/paths"
+)
+
+// errRunning says that another bangerd answers.
+var errRunning = errors.New("another bangerd is running")
+
+// lockTimeout is how long a bangerd that is ending may take: its operations
+// get some time to finish.
+const lockTimeout = 25 * time.Second
+
+// lockDaemon makes this process the only bangerd until it ends. The error is
+// errRunning if another one is; one that only is ending is waited for.
+func lockDaemon(ctx context.Context, dirs paths.Dirs) (*os.File, error) {
+	file, err := os.OpenFile(dirs.Lock(), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the lock: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	for {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return nil, errors.Join(fmt.Errorf("cannot lock %q: %w", dirs.Lock(), err), file.Close())
+		}
+		if answers(ctx, dirs.Socket()) || !sleep(ctx, 20*time.Millisecond) {
+			return nil, errors.Join(errRunning, file.Close())
+		}
+	}
+	// For people: what counts is the lock.
+	if err := file.Truncate(0); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot write the lock: %w", err), file.Close())
+	}
+	if _, err := file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot write the lock: %w", err), file.Close())
+	}
+	return file, nil
+}
+
+func answers(ctx context.Context, socket string) bool {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+// listen opens the socket; the caller holds the lock, so that what is in its
+// place is nobody's.
+func listen(ctx context.Context, path string, log *slog.Logger) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot remove the old socket: %w", err)
+	}
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen: %w", err)
+	}
+	// Until here it is the directory, which is 0700, that keeps others out.
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot make the socket private: %w", err), listener.Close())
+	}
+	return &ownListener{Listener: listener, uid: os.Getuid(), log: log}, nil
+}
+
+// ownListener drops connections of other users.
+type ownListener struct {
+	net.Listener
+	uid int
+	log *slog.Logger
+}
+
+func (l *ownListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		uid, err := peer(conn)
+		if err == nil && uid == l.uid {
+			return conn, nil
+		}
+		l.log.Warn("refused a connection", "uid", uid, "error", err)
+		conn.Close()
+	}
+}
+
+// peer is the user at the other end of a unix socket.
+func peer(conn net.Conn) (int, error) {
+	socket, ok := conn.(*net.UnixConn)
+	if !ok {
+		return -1, errors.New("not a unix socket")
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	uid := -1
+	var optErr error
+	err = raw.Control(func(fd uintptr) {
+		var cred *syscall.Ucred
+		if cred, optErr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); optErr == nil {
+			uid = int(cred.Uid)
+		}
+	})
+	return uid, errors.Join(err, optErr)
+}
