@@ -155,12 +155,20 @@ func arguments(opts Options, mode []string, files string) []string {
 	for _, script := range opts.Scripts {
 		args = append(args, `--customize-hook=chroot "$1" /bin/sh -euc `+quote(script))
 	}
+	if len(opts.Scripts) > 0 {
+		args = append(args, "--customize-hook="+keepAptConfig)
+	}
 	args = append(args, opts.Suite, "-")
 	if opts.Mirror != "" {
 		args = append(args, opts.Mirror)
 	}
 	return args
 }
+
+// keepAptConfig fails a build whose scripts removed apt's configuration from
+// the tree's /tmp: apt ignores one that is missing, and mmdebstrap's clean-up
+// would go on with the host's own apt.
+const keepAptConfig = `test -e "$MMDEBSTRAP_APT_CONFIG" || { echo "E: a script removed apt's configuration from /tmp" >&2; exit 1; }`
 
 // quote makes s one word of a shell.
 func quote(s string) string {
