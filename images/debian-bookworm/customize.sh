@@ -70,5 +70,6 @@ systemctl --quiet mask systemd-firstboot.service systemd-sysusers.service \
 systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer \
 	dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer
 
-rm -rf /var/cache/apt/* /var/cache/debconf/*-old /var/lib/dpkg/*-old \
-	/var/log/*.log /var/log/apt /tmp/* /var/tmp/*
+# Not /tmp or /var/cache/apt: mmdebstrap still needs its own files there, and
+# empties both later. Without them it would clean the host's apt instead.
+rm -rf /var/cache/debconf/*-old /var/lib/dpkg/*-old /var/log/*.log /var/log/apt
