@@ -142,3 +142,10 @@ func newPair(comment string) (wire.HostKey, error) {
 	}
 	return wire.HostKey{Type: "ed25519", Private: string(pem.EncodeToMemory(block)), Public: line}, nil
 }
+
+// CheckKey says why the private key at path cannot be used; that it does not
+// exist is an error too, and is fs.ErrNotExist. It changes nothing.
+func CheckKey(path string) error {
+	_, err := loadKey(path)
+	return err
+}

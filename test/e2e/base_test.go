@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,7 +39,7 @@ func baseDir() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(root, fmt.Sprintf("%x", hash.Sum(nil)[:6]))
+	dir := filepath.Join(root, hex.EncodeToString(hash.Sum(nil)[:6]))
 	return dir, os.MkdirAll(dir, 0o700)
 }
 
@@ -122,7 +123,7 @@ func link(from, to string) error {
 		}
 		err = os.Link(path, target)
 		if errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EPERM) {
-			out, err := exec.Command("cp", "-a", "--reflink=auto", "--sparse=always", path, target).CombinedOutput()
+			out, err := exec.CommandContext(context.Background(), "cp", "-a", "--reflink=auto", "--sparse=always", path, target).CombinedOutput()
 			if err != nil {
 				return fmt.Errorf("%w: %s", err, out)
 			}

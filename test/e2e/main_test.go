@@ -17,28 +17,29 @@ func enabled() bool { return os.Getenv("BANGER_E2E") != "" }
 var prefix string
 
 func TestMain(m *testing.M) {
-	os.Exit(run(m))
+	if enabled() {
+		dir, err := install()
+		defer os.RemoveAll(dir)
+		if err != nil {
+			panic(err)
+		}
+		prefix = dir
+	}
+	m.Run()
 }
 
-func run(m *testing.M) int {
-	if !enabled() {
-		return m.Run()
-	}
-	dir, err := os.MkdirTemp("", "be2e-bin-")
+func install() (dir string, err error) {
+	dir, err = os.MkdirTemp("", "be2e-bin-")
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return "", err
 	}
-	defer os.RemoveAll(dir)
-	prefix = dir
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
-	install := exec.CommandContext(ctx, "make", "--no-print-directory", "install", "PREFIX="+dir, "DESTDIR=")
-	install.Dir = filepath.Join("..", "..")
-	install.Stdout, install.Stderr = os.Stderr, os.Stderr
-	if err := install.Run(); err != nil {
-		fmt.Fprintf(os.Stderr, "cannot build the programs: %v\n", err)
-		return 1
+	cmd := exec.CommandContext(ctx, "make", "--no-print-directory", "install", "PREFIX="+dir, "DESTDIR=")
+	cmd.Dir = filepath.Join("..", "..")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return dir, fmt.Errorf("cannot build the programs: %w", err)
 	}
-	return m.Run()
+	return dir, nil
 }

@@ -42,7 +42,7 @@ func processes(p *place) []process {
 		if len(arguments) == 0 { // a zombie or a thread of the kernel
 			continue
 		}
-		all := append(arguments, environment...)
+		all := bytes.Join([][]byte{arguments, environment}, nil)
 		if bytes.Contains(all, []byte(p.state)) || bytes.Contains(all, []byte(p.runtime)) {
 			command := strings.Join(strings.Split(strings.TrimRight(string(arguments), "\x00"), "\x00"), " ")
 			found = append(found, process{pid, command[:min(len(command), 200)]})

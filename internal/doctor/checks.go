@@ -1,0 +1,265 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/api"
+	"banger/internal/config"
+	"banger/internal/size"
+	"banger/internal/ssh"
+	"banger/internal/sshconfig"
+)
+
+func architecture(context.Context, Deps) []Row {
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+		return []Row{fail("architecture", runtime.GOOS+"/"+runtime.GOARCH+" is not supported", "use a Linux machine with an x86-64 processor")}
+	}
+	return []Row{pass("architecture", "linux on x86-64")}
+}
+
+func configuration(_ context.Context, deps Deps) []Row {
+	path := deps.Dirs.ConfigFile()
+	if deps.ConfigErr != nil {
+		return []Row{fail("configuration", deps.ConfigErr.Error(), "correct it, or move the file away: every key has a default")}
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return []Row{pass("configuration", "defaults: there is no "+path)}
+	}
+	return []Row{pass("configuration", path)}
+}
+
+func runtimeDirectory(_ context.Context, deps Deps) []Row {
+	if err := deps.Dirs.MakeRuntime(); err != nil {
+		return []Row{fail("runtime directory", err.Error(), "set XDG_RUNTIME_DIR to a private directory of yours with a short path")}
+	}
+	return []Row{pass("runtime directory", deps.Dirs.Runtime)}
+}
+
+func kvm(ctx context.Context, deps Deps) []Row {
+	works, reason := deps.KVM(ctx)
+	if works {
+		return []Row{pass("KVM", "it runs guest code at speed")}
+	}
+	hint := "VMs are emulated, which works and is slower; for speed, use a host whose processor's virtualisation is turned on and passed through"
+	if errors.Is(unix.Access("/dev/kvm", unix.R_OK|unix.W_OK), unix.EACCES) {
+		hint = "give yourself access, then log in again: sudo usermod -aG kvm $USER"
+	}
+	return []Row{warn("KVM", reason, hint)}
+}
+
+// drivers makes a row for each VMM. One that works is enough, unless the
+// configuration names another.
+func drivers(ctx context.Context, deps Deps) []Row {
+	var rows []Row
+	usable := false
+	for _, driver := range deps.Drivers {
+		name := driver.Name()
+		found := driver.Probe(ctx)
+		wanted := deps.Config.VMM == "auto" || deps.Config.VMM == name
+		if !found.Usable {
+			row := warn("VMM "+name, "not usable: "+strings.Join(found.Reasons, "; "), "")
+			if deps.Config.VMM == name {
+				row.Status, row.Hint = Fail, "install it, or set vmm = \"auto\" in "+deps.Dirs.ConfigFile()
+			}
+			rows = append(rows, row)
+			continue
+		}
+		usable = usable || wanted
+		how := "with KVM"
+		if !found.Accelerated {
+			how = "by emulation"
+		}
+		rows = append(rows, pass("VMM "+name, fmt.Sprintf("%s %s, %s", found.Binary, found.Version, how)))
+	}
+	if !usable {
+		rows = append(rows, fail("VMM", "there is none that VMs could run in", "sudo apt-get install qemu-system-x86"))
+	}
+	return rows
+}
+
+// hostTools are the programs that banger runs, beside VMMs and what fetches
+// images.
+var hostTools = []struct{ name, pkg, why string }{
+	{"mke2fs", "e2fsprogs", "makes the disks of VMs"},
+	{"e2fsck", "e2fsprogs", "checks them before they grow"},
+	{"resize2fs", "e2fsprogs", "makes them grow"},
+	{"ssh", "openssh-client", "opens sessions"},
+}
+
+func tools(_ context.Context, deps Deps) []Row {
+	var found []string
+	var rows []Row
+	for _, tool := range hostTools {
+		if _, err := deps.LookPath(tool.name); err != nil {
+			rows = append(rows, fail("host tools", tool.name+" is missing, which "+tool.why, "sudo apt-get install "+tool.pkg))
+			continue
+		}
+		found = append(found, tool.name)
+	}
+	if rows == nil {
+		rows = []Row{pass("host tools", strings.Join(found, ", "))}
+	}
+	return rows
+}
+
+// fetching fails only where something has to be fetched still.
+func fetching(ctx context.Context, deps Deps) []Row {
+	const check = "image building"
+	err := deps.CanFetch(ctx)
+	if err == nil {
+		return []Row{pass(check, "the tools are there, and so are user namespaces or root")}
+	}
+	status := Warn
+	if image, imageErr := deps.Image(ctx, deps.Config.DefaultImage); imageErr != nil || !image.Present {
+		status = Fail
+	} else if kernel, kernelErr := deps.Kernel(ctx, image.Kernel); kernelErr != nil || !kernel.Present {
+		status = Fail
+	}
+	return []Row{explain(check, status, err)}
+}
+
+func imageAndKernel(ctx context.Context, deps Deps) []Row {
+	name := deps.Config.DefaultImage
+	image, err := deps.Image(ctx, name)
+	if err != nil {
+		return []Row{explain("default image", Fail, err)}
+	}
+	rows := []Row{present("default image", name, image.Present, image.Size, "image")}
+	kernel, err := deps.Kernel(ctx, image.Kernel)
+	if err != nil {
+		return append(rows, explain("default kernel", Fail, err))
+	}
+	return append(rows, present("default kernel", image.Kernel, kernel.Present, kernel.Size, "kernel"))
+}
+
+func present(check, name string, here bool, bytes int64, kind string) Row {
+	if !here {
+		return warn(check, name+" is not here yet; the first VM fetches it", "to fetch it now: banger "+kind+" pull "+name)
+	}
+	return pass(check, name+", "+size.Human(bytes))
+}
+
+func database(ctx context.Context, deps Deps) []Row {
+	have, want, err := deps.Schema(ctx)
+	switch {
+	case err != nil:
+		return []Row{fail("database", err.Error(), "")}
+	case have == 0:
+		return []Row{pass("database", "there is none yet")}
+	case have < want:
+		return []Row{pass("database", fmt.Sprintf("version %d; it becomes %d when bangerd starts", have, want))}
+	default:
+		return []Row{pass("database", fmt.Sprintf("version %d", have))}
+	}
+}
+
+// Free space below which VMs soon fail, and below which none can start.
+const (
+	littleSpace = 6 * size.GiB
+	noSpace     = 512 * size.MiB
+)
+
+func diskSpace(_ context.Context, deps Deps) []Row {
+	free, err := freeSpace(deps.Dirs.State)
+	if err != nil {
+		return []Row{fail("disk space", err.Error(), "")}
+	}
+	detail := fmt.Sprintf("%s free for %s", size.Human(free), deps.Dirs.State)
+	hint := "make room, or put the state elsewhere with XDG_STATE_HOME; banger vm prune deletes stopped VMs"
+	switch {
+	case free < noSpace:
+		return []Row{fail("disk space", detail, hint)}
+	case free < littleSpace:
+		return []Row{warn("disk space", detail, hint)}
+	default:
+		return []Row{pass("disk space", detail)}
+	}
+}
+
+// freeSpace is what the user can still write below dir, which need not exist.
+func freeSpace(dir string) (int64, error) {
+	for {
+		var stat unix.Statfs_t
+		err := unix.Statfs(dir, &stat)
+		if err == nil {
+			return int64(stat.Bavail) * stat.Bsize, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir) {
+			return 0, fmt.Errorf("cannot look at the file system of %q: %w", dir, err)
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+func key(_ context.Context, deps Deps) []Row {
+	path := deps.Config.SSHKeyPath
+	err := ssh.CheckKey(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return []Row{pass("ssh key", path+" is made when bangerd starts")}
+	case err != nil:
+		return []Row{fail("ssh key", err.Error(), "")}
+	default:
+		return []Row{pass("ssh key", path)}
+	}
+}
+
+func shortcut(_ context.Context, deps Deps) []Row {
+	const check = "ssh shortcut"
+	user := filepath.Join(deps.Dirs.Home, ".ssh", "config")
+	installed, err := sshconfig.Installed(user, deps.Dirs.SSHConfig())
+	if err != nil {
+		return []Row{warn(check, err.Error(), "")}
+	}
+	include, err := sshconfig.Line(deps.Dirs.SSHConfig())
+	if err != nil {
+		return []Row{warn(check, err.Error(), "")}
+	}
+	if installed {
+		return []Row{pass(check, "ssh NAME.vm works from any terminal")}
+	}
+	if data, err := os.ReadFile(user); err == nil && strings.Contains(string(data), deps.Dirs.SSHConfig()) {
+		return []Row{pass(check, user+" includes banger's configuration")}
+	}
+	return []Row{warn(check, "not set up, so plain ssh does not know NAME.vm; banger vm ssh works without", "put this line at the top of "+user+": "+include)}
+}
+
+func network(context.Context, Deps) []Row {
+	return []Row{pass("network", "user mode: guests reach the internet through the VMM, and need no privilege on the host")}
+}
+
+func defaults(_ context.Context, deps Deps) []Row {
+	host, err := config.ThisHost()
+	spec := config.Sizes(deps.Config, config.Request{}, host)
+	detail := fmt.Sprintf("%d vCPU (%s), %d MiB RAM (%s), %s disk (%s)",
+		spec.VCPU, spec.VCPUFrom, spec.MemoryMiB, spec.MemoryFrom, size.Format(spec.DiskBytes), spec.DiskFrom)
+	if err != nil {
+		return []Row{warn("VM defaults", detail+"; "+err.Error(), "")}
+	}
+	return []Row{pass("VM defaults", detail)}
+}
+
+// FindImage picks an image out of what is in the store and in the catalog.
+func FindImage(name string, lists ...[]api.Image) (api.Image, error) {
+	for _, list := range lists {
+		for _, image := range list {
+			if image.Name == name {
+				return image, nil
+			}
+		}
+	}
+	return api.Image{}, &api.Error{
+		Kind:    api.KindNotFound,
+		Message: fmt.Sprintf("there is no image %q, and none in the catalog", name),
+		Hint:    "set default_image_name to an image of: banger image list",
+	}
+}

@@ -1,0 +1,102 @@
+// Package doctor looks at the host and says what works, what does not, and
+// what to do about it. It changes nothing but for an empty private runtime
+// directory, and needs no running bangerd.
+package doctor
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"banger/internal/api"
+	"banger/internal/config"
+	"banger/internal/paths"
+	"banger/internal/vmm"
+)
+
+// Status of a check.
+type Status string
+
+// Statuses. Warn is something that banger does without; Fail is not.
+const (
+	Pass Status = "pass"
+	Warn Status = "warn"
+	Fail Status = "fail"
+)
+
+// Row is the outcome of one check.
+type Row struct {
+	Check  string `json:"check"`
+	Status Status `json:"status"`
+	Detail string `json:"detail"`
+	// Hint is what to do, empty if there is nothing to do.
+	Hint string `json:"hint,omitempty"`
+}
+
+// Deps is what is looked at. Functions may be called at the same time.
+type Deps struct {
+	Dirs paths.Dirs
+	// Config is the configuration, and ConfigErr why it could not be read:
+	// the other checks then go by the defaults.
+	Config    config.Config
+	ConfigErr error
+	// Drivers in the order in which "auto" would take them.
+	Drivers []vmm.Driver
+	// KVM says whether KVM runs guest code at speed, and in a sentence why
+	// not.
+	KVM func(ctx context.Context) (works bool, reason string)
+	// Image and Kernel return an entry of the store or of the catalog.
+	Image  func(ctx context.Context, name string) (api.Image, error)
+	Kernel func(ctx context.Context, name string) (api.Kernel, error)
+	// CanFetch says what the host lacks to fetch kernels and images.
+	CanFetch func(ctx context.Context) error
+	// Schema looks at the database without changing it, and returns its
+	// version, 0 if there is none, and the one that this banger wants.
+	Schema func(ctx context.Context) (have, want int, err error)
+	// LookPath finds a program.
+	LookPath func(name string) (string, error)
+}
+
+// Failed says whether any check failed.
+func Failed(rows []Row) bool {
+	return slices.ContainsFunc(rows, func(row Row) bool { return row.Status == Fail })
+}
+
+// Run makes every check, and returns one row or more for each, in a fixed
+// order.
+func Run(ctx context.Context, deps Deps) []Row {
+	checks := []func(context.Context, Deps) []Row{
+		architecture, configuration, runtimeDirectory, kvm, drivers, tools, fetching, imageAndKernel,
+		database, diskSpace, key, shortcut, network, defaults,
+	}
+	var rows []Row
+	for _, check := range checks {
+		if ctx.Err() != nil {
+			return append(rows, fail("doctor", "it was stopped before the end", ""))
+		}
+		rows = append(rows, check(ctx, deps)...)
+	}
+	return rows
+}
+
+func pass(check, detail string) Row { return Row{Check: check, Status: Pass, Detail: line(detail)} }
+
+func warn(check, detail, hint string) Row {
+	return Row{Check: check, Status: Warn, Detail: line(detail), Hint: line(hint)}
+}
+
+func fail(check, detail, hint string) Row {
+	return Row{Check: check, Status: Fail, Detail: line(detail), Hint: line(hint)}
+}
+
+// explain makes a row of an error, with its hint if it has one.
+func explain(check string, status Status, err error) Row {
+	row := Row{Check: check, Status: status, Detail: line(err.Error())}
+	if answered, ok := errors.AsType[*api.Error](err); ok {
+		row.Hint = line(answered.Hint)
+	}
+	return row
+}
+
+func line(text string) string { return strings.Join(strings.Fields(text), " ") }
