@@ -74,7 +74,7 @@ func newApp(env Env, sig *signals) *app {
 }
 
 func (a *app) main(ctx context.Context) int {
-	root := newRoot(a)
+	root := newRoot(a) //nolint:contextcheck // cobra hands it to the commands
 	args := a.env.Args
 	if args == nil {
 		// Cobra takes nil for "look at os.Args".

@@ -76,9 +76,9 @@ func statusRows(status daemonStatus) [][]cell {
 		rows = [][]cell{
 			{text("bangerd"), {text: "running", style: green}},
 			{text("version"), text(fmt.Sprintf("%s (build %s)", d.Version, d.Build))},
-			{text("pid"), text(fmt.Sprint(d.PID))},
+			{text("pid"), number(d.PID)},
 			{text("started"), text(createdAt(d.Started))},
-			{text("vms"), text(fmt.Sprint(d.VMs))},
+			{text("vms"), number(d.VMs)},
 		}
 		if !status.Current {
 			rows = append(rows, []cell{text("note"), {text: "it is of another build than this banger; the next command that needs it replaces it", style: yellow}})
@@ -127,7 +127,7 @@ func newDaemonLogs(a *app) *cobra.Command {
 			return runDaemonLogs(cmd.Context(), a, lines, follow)
 		},
 	}
-	cmd.Flags().IntVarP(&lines, "lines", "n", 200, "how many lines from the end; 0 for all")
+	cmd.Flags().IntVarP(&lines, "lines", "n", 200, "show this `NUMBER` of lines from the end; 0 for all")
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what comes, until Ctrl-C")
 	completeFlag(cmd, "lines", cobra.NoFileCompletions)
 	return cmd
@@ -140,7 +140,7 @@ func runDaemonLogs(ctx context.Context, a *app, lines int, follow bool) error {
 	}
 	log, err := os.Open(dirs.DaemonLog())
 	if errors.Is(err, fs.ErrNotExist) {
-		return &api.Error{Kind: api.KindNotFound, Message: fmt.Sprintf("there is no log of bangerd yet: %s", dirs.DaemonLog()), Hint: "it is made when bangerd is first started"}
+		return &api.Error{Kind: api.KindNotFound, Message: "there is no log of bangerd yet: " + dirs.DaemonLog(), Hint: "it is made when bangerd is first started"}
 	}
 	if err != nil {
 		return fmt.Errorf("cannot read bangerd's log: %w", err)

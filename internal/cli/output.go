@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -63,6 +64,8 @@ type cell struct {
 }
 
 func text(s string) cell { return cell{text: s} }
+
+func number(n int) cell { return cell{text: strconv.Itoa(n)} }
 
 // colour reports whether a stream takes colour: never with NO_COLOR (set to
 // anything, see no-color.org) and on terminals only.

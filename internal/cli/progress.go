@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -92,7 +93,7 @@ func amount(event progress.Event) string {
 		if event.Bytes {
 			return size.Human(n)
 		}
-		return fmt.Sprint(n)
+		return strconv.FormatInt(n, 10)
 	}
 	if event.Total <= 0 {
 		return " " + write(event.Done)

@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"banger/internal/version"
 )
@@ -44,10 +47,16 @@ this host. What it needs is fetched by itself the first time.`,
 		&cobra.Group{ID: groupManage, Title: "What they are made of:"},
 		&cobra.Group{ID: groupOther, Title: "banger itself:"},
 	)
-	root.SetHelpCommandGroupID(groupOther)
+	root.SetHelpCommand(newHelp())
 	root.PersistentFlags().BoolP("help", "h", false, "explain a command")
 	root.Flags().BoolP("version", "v", false, "say which banger this is")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{message: err.Error()} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+			return usagef("bad --%s: %s", invalid.GetFlag().Name, strings.TrimPrefix(errors.Unwrap(invalid).Error(), "time: "))
+		}
+		return &usageError{message: err.Error()}
+	})
+	root.SetUsageTemplate(usageTemplate)
 	ps := newVMList(a)
 	ps.Use, ps.Aliases, ps.GroupID = "ps", nil, groupMain
 	ps.Short = "List VMs (the same as 'banger vm list')"
@@ -55,10 +64,39 @@ this host. What it needs is fetched by itself the first time.`,
 	root.AddCommand(
 		newVM(a), ps,
 		newImage(a), newKernel(a),
-		newDaemon(a), newVersion(a), newCompletion(a), newInternal(a),
+		newDaemon(a), newSSHConfig(a), newVersion(a), newCompletion(a), newInternal(a),
 	)
 	setGroup(root)
 	return root
+}
+
+// newHelp is cobra's, but what it does not know is an error.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]...",
+		Short:   "Explain a command",
+		Long:    "Explain a command, as --help after it does.",
+		Example: "  banger help vm run",
+		GroupID: groupOther,
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+			var names []string
+			if found, rest, err := cmd.Root().Find(args); err == nil && len(rest) == 0 {
+				for _, child := range found.Commands() {
+					if child.IsAvailableCommand() && strings.HasPrefix(child.Name(), prefix) {
+						names = append(names, child.Name())
+					}
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return usagef("there is no command %q", strings.Join(args, " "))
+			}
+			return found.Help()
+		},
+	}
 }
 
 // newGroup makes a command that only holds others.
@@ -121,10 +159,49 @@ func atLeastOne(name string) cobra.PositionalArgs {
 }
 
 func notEmpty(args []string) error {
-	for _, arg := range args {
-		if arg == "" {
-			return usagef("an argument is empty")
-		}
+	if slices.Contains(args, "") {
+		return usagef("an argument is empty")
 	}
 	return nil
 }
+
+// usageTemplate is cobra's, without what this program does not have, and
+// without flags in the usage of a command that only holds others.
+const usageTemplate = `Usage:
+{{- if .HasAvailableSubCommands}}
+  {{.CommandPath}} COMMAND
+{{- else}}
+  {{.UseLine}}
+{{- end}}
+{{- if .HasExample}}
+
+Examples:
+{{.Example}}
+{{- end}}
+{{- if .HasAvailableSubCommands}}
+{{- $cmds := .Commands}}
+{{- if eq (len .Groups) 0}}
+
+Commands:
+{{- range $cmds}}{{if .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}
+{{- end}}{{end}}
+{{- else}}
+{{- range $group := .Groups}}
+
+{{.Title}}
+{{- range $cmds}}{{if and (eq .GroupID $group.ID) .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}
+{{- end}}{{end}}{{end}}
+{{- end}}
+{{- end}}
+{{- if .HasAvailableFlags}}
+
+Flags:
+{{.Flags.FlagUsages | trimTrailingWhitespaces}}
+{{- end}}
+{{- if .HasAvailableSubCommands}}
+
+'{{.CommandPath}} COMMAND --help' explains a command.
+{{- end}}
+`

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -257,7 +258,7 @@ func (a *app) forwardSignals(process *agent.Process, giveUp context.CancelCauseF
 
 // halfCloser is a stream whose sending side can be ended alone.
 type halfCloser interface {
-	io.ReadWriteCloser
+	net.Conn
 	CloseWrite() error
 }
 

@@ -12,7 +12,9 @@ import (
 // interruptedError is the cause of a context that a signal ended.
 type interruptedError struct{ signal syscall.Signal }
 
-func (e *interruptedError) Error() string { return fmt.Sprintf("interrupted by signal %d", int(e.signal)) }
+func (e *interruptedError) Error() string {
+	return fmt.Sprintf("interrupted by signal %d", int(e.signal))
+}
 
 // status is what shells report for a process that this signal ended.
 func (e *interruptedError) status() int { return 128 + int(e.signal) }
@@ -73,9 +75,6 @@ func (s *signals) take(handler func(syscall.Signal)) (giveBack func()) {
 		s.handler = nil
 	}
 }
-
-// interrupt cancels the command as a signal would that nobody has taken.
-func (s *signals) interrupt(number syscall.Signal) { s.cancel(&interruptedError{signal: number}) }
 
 func (s *signals) stop() {
 	signal.Stop(s.incoming)

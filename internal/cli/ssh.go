@@ -167,10 +167,11 @@ func runSSHProxy(ctx context.Context, a *app, name string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	var stream halfCloser = conn
+	defer stream.Close()
+	stop := context.AfterFunc(ctx, func() { stream.Close() })
 	defer stop()
-	if err := splice(conn, a.env.In, a.env.Out); err != nil && ctx.Err() == nil {
+	if err := splice(stream, a.env.In, a.env.Out); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("cannot carry the ssh connection: %w", err)
 	}
 	return nil

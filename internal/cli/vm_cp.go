@@ -241,7 +241,9 @@ func (c *copier) upload(ctx context.Context, source, target string) error {
 	}()
 	err = c.guest.Upload(ctx, parent, reader)
 	// Ends the writing where the guest gave up first.
-	reader.Close()
+	if closeErr := reader.Close(); err == nil {
+		err = closeErr
+	}
 	if err != nil {
 		return fmt.Errorf("cannot copy %q to %q in the guest: %w", source, target, err)
 	}
@@ -277,7 +279,7 @@ func (c *copier) writeTree(ctx context.Context, w io.Writer, source, base string
 			return err
 		}
 		if kind := info.Mode().Type(); kind != 0 && kind != os.ModeDir && kind != os.ModeSymlink {
-			c.report.Warn(fmt.Sprintf("%s is skipped: it is neither a file, a directory nor a link", file))
+			c.report.Warn(file + " is skipped: it is neither a file, a directory nor a link")
 			return nil
 		}
 		name := path.Join(base, filepath.ToSlash(relative))

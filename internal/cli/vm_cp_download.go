@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ func (c *copier) download(ctx context.Context, source, target string) error {
 	u := unpacker{report: c.report, base: path.Base(path.Clean(source)), contents: isContents(source), text: "copying " + source}
 	err = u.run(ctx, tree, target)
 	if u.root != nil {
-		u.root.Close()
+		err = errors.Join(err, u.root.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("cannot copy %q from the guest to %q: %w", source, target, err)
@@ -105,8 +106,8 @@ func (u *unpacker) begin(first *tar.Header, target string) error {
 		u.file = u.base
 	default:
 		// A link that the user names is followed.
-		if real, err := filepath.EvalSymlinks(target); err == nil {
-			target = real
+		if followed, err := filepath.EvalSymlinks(target); err == nil {
+			target = followed
 		}
 		dir, u.file = filepath.Dir(target), filepath.Base(target)
 	}
@@ -139,7 +140,7 @@ func (u *unpacker) entry(header *tar.Header, in io.Reader) error {
 	switch header.Typeflag {
 	case tar.TypeReg, tar.TypeSymlink, tar.TypeLink:
 	default:
-		u.report.Warn(fmt.Sprintf("%s is skipped: it is neither a file, a directory nor a link", header.Name))
+		u.report.Warn(header.Name + " is skipped: it is neither a file, a directory nor a link")
 		return nil
 	}
 	if err := u.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -205,8 +206,7 @@ func (u *unpacker) name(of string) (string, error) {
 
 // finish sets modes and times of directories, the deepest first.
 func (u *unpacker) finish() error {
-	for i := len(u.dirs) - 1; i >= 0; i-- {
-		dir := u.dirs[i]
+	for _, dir := range slices.Backward(u.dirs) {
 		if dir.Name == "." && u.contents {
 			continue // it is the user's
 		}

@@ -18,8 +18,8 @@ type newVMFlags struct {
 
 func (f *newVMFlags) addTo(a *app, cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.name, "name", "", "name of the VM, 1-63 of a-z, 0-9 and '-' (default: a friendly one)")
-	flags.StringVar(&f.image, "image", "", "image to boot (default: default_image_name of the configuration)")
+	flags.StringVar(&f.name, "name", "", "`NAME` of the VM, 1-63 of a-z, 0-9 and '-' (default: a friendly one)")
+	flags.StringVar(&f.image, "image", "", "`IMAGE` to boot (default: default_image_name of the configuration)")
 	f.sizing.addTo(cmd)
 	completeFlag(cmd, "name", cobra.NoFileCompletions)
 	completeFlag(cmd, "image", a.live(allImages))

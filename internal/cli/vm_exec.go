@@ -16,8 +16,9 @@ func newVMExec(a *app) *cobra.Command {
 	var o vmExecOptions
 	var input, tty bool
 	cmd := &cobra.Command{
-		Use:   "exec [FLAGS] NAME -- COMMAND [ARG]...",
-		Short: "Run a command in a running VM",
+		DisableFlagsInUseLine: true,
+		Use:                   "exec [FLAGS] NAME -- COMMAND [ARG]...",
+		Short:                 "Run a command in a running VM",
 		Long: `Run a command in a running VM as root, in /root. Its exit status is banger's, 128+n
 if signal n ended it. stdout and stderr stay apart, stdin is passed on, and signals
 that banger gets go to the command. No shell is between: use 'sh -c' for one.
@@ -53,8 +54,8 @@ decide otherwise.`,
 	flags.SetInterspersed(false)
 	flags.BoolVarP(&input, "interactive", "i", true, "pass stdin on; --interactive=false gives an empty one")
 	flags.BoolVarP(&tty, "tty", "t", false, "run it on a terminal; --tty=false never does (default: if there is one)")
-	flags.StringArrayVarP(&o.command.env, "env", "e", nil, "set a variable for the command: KEY=value; may be repeated")
-	flags.StringVarP(&o.command.dir, "dir", "w", "", "directory to run it in (default /root)")
+	flags.StringArrayVarP(&o.command.env, "env", "e", nil, "set a variable for the command: `KEY=VALUE`; may be repeated")
+	flags.StringVarP(&o.command.dir, "dir", "w", "", "`DIRECTORY` to run it in (default /root)")
 	completeFlag(cmd, "env", cobra.NoFileCompletions)
 	completeFlag(cmd, "dir", cobra.NoFileCompletions)
 	return cmd

@@ -33,7 +33,7 @@ func newVMStart(a *app) *cobra.Command {
 
 // timeoutFlag adds --timeout for a clean stop.
 func timeoutFlag(cmd *cobra.Command, to *time.Duration) {
-	cmd.Flags().DurationVar(to, "timeout", 0, "how long to wait for a clean end before the VM is killed: 30s, 2m (default: bangerd's)")
+	cmd.Flags().DurationVar(to, "timeout", 0, "`TIME` to wait for a clean end before the VM is killed: 30s, 2m (default: bangerd's)")
 	completeFlag(cmd, "timeout", cobra.NoFileCompletions)
 }
 

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -59,8 +58,10 @@ func runVMList(ctx context.Context, a *app, o vmListOptions) error {
 	rows := make([][]cell, 0, len(vms))
 	for _, vm := range vms {
 		rows = append(rows, []cell{
-			text(vm.Name), {text: vm.ID, style: dim}, stateCell(vm.State), text(uptime(vm, now)), text(vm.Image),
-			text(fmt.Sprint(vm.VCPU)), text(memory(vm.MemoryMiB)), text(size.Format(vm.DiskBytes)), text(size.Human(vm.DiskUsed)), text(orDash(vm.Address)),
+			text(vm.Name),
+			{text: vm.ID, style: dim},
+			stateCell(vm.State), text(uptime(vm, now)), text(vm.Image),
+			number(vm.VCPU), text(memory(vm.MemoryMiB)), text(size.Format(vm.DiskBytes)), text(size.Human(vm.DiskUsed)), text(orDash(vm.Address)),
 		})
 	}
 	return a.writeTable([]string{"NAME", "ID", "STATE", "UP", "IMAGE", "VCPU", "MEMORY", "DISK", "USED", "ADDRESS"}, rows)

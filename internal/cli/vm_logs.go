@@ -27,7 +27,7 @@ init included; or with --source vmm what the VMM itself has said.`,
 		},
 	}
 	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on with what comes, until Ctrl-C")
-	cmd.Flags().StringVar(&o.source, "source", "console", "which log: console or vmm")
+	cmd.Flags().StringVar(&o.source, "source", "console", "`LOG` to show: console or vmm")
 	completeFlag(cmd, "source", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return []string{"console", "vmm"}, cobra.ShellCompDirectiveNoFileComp
 	})

@@ -2,7 +2,7 @@ package cli
 
 import (
 	"context"
-	"fmt"
+	"strconv"
 
 	"github.com/spf13/cobra"
 )
@@ -38,9 +38,9 @@ func runVMPorts(ctx context.Context, a *app, ref string, asJSON bool) error {
 	for _, port := range ports {
 		pid := "-"
 		if port.PID != 0 {
-			pid = fmt.Sprint(port.PID)
+			pid = strconv.Itoa(port.PID)
 		}
-		rows = append(rows, []cell{text(fmt.Sprint(port.Port)), text(port.Address), text(orDash(port.Process)), text(pid)})
+		rows = append(rows, []cell{number(port.Port), text(port.Address), text(orDash(port.Process)), text(pid)})
 	}
 	return a.writeTable([]string{"PORT", "ADDRESS", "PROCESS", "PID"}, rows)
 }

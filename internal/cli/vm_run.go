@@ -27,8 +27,9 @@ func newVMRun(a *app) *cobra.Command {
 	var o vmRunOptions
 	var flags newVMFlags
 	cmd := &cobra.Command{
-		Use:   "run [FLAGS] [-- COMMAND [ARG]...]",
-		Short: "Run a session or a command in a fresh VM",
+		DisableFlagsInUseLine: true,
+		Use:                   "run [FLAGS] [-- COMMAND [ARG]...]",
+		Short:                 "Run a session or a command in a fresh VM",
 		Long: `Create a VM, start it, and open an ssh session in it; or run a command there and
 exit with its status, 128+n if signal n ended it. The command runs as root in /root
 without a shell between, once the guest's services are up. Its stdout and stderr

@@ -44,7 +44,7 @@ func runVMShow(ctx context.Context, a *app, ref string, asJSON bool) error {
 		{text("state"), stateCell(vm.State)},
 		{text("image"), text(vm.Image)},
 		{text("kernel"), text(vm.Kernel)},
-		{text("vcpu"), text(fmt.Sprint(vm.VCPU))},
+		{text("vcpu"), number(vm.VCPU)},
 		{text("memory"), text(memory(vm.MemoryMiB))},
 		{text("disk"), text(fmt.Sprintf("%s (all files take %s on this host)", size.Format(vm.DiskBytes), size.Human(vm.DiskUsed)))},
 		{text("address"), text(orDash(vm.Address))},

@@ -73,7 +73,7 @@ func runVMStats(ctx context.Context, a *app, refs []string, asJSON bool) error {
 			text(s.VM),
 			text(span(time.Duration(s.Guest.Uptime * float64(time.Second)))),
 			text(fmt.Sprintf("%.2f", s.Guest.Load[0])),
-			text(fmt.Sprint(s.Guest.Processes)),
+			number(s.Guest.Processes),
 			text(fmt.Sprintf("%s of %s", size.Human(int64(s.Guest.MemoryUsed)), size.Human(int64(s.Guest.MemoryTotal)))),
 			text(root),
 			text(size.Human(s.HostMemory)),

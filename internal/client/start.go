@@ -153,8 +153,8 @@ func (l *Launcher) find() (string, error) {
 		return l.Program, nil
 	}
 	if self, err := os.Executable(); err == nil {
-		if real, err := filepath.EvalSymlinks(self); err == nil {
-			self = real
+		if followed, err := filepath.EvalSymlinks(self); err == nil {
+			self = followed
 		}
 		beside := filepath.Join(filepath.Dir(self), "bangerd")
 		if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0 {
