@@ -28,6 +28,8 @@ type Command struct {
 	Env []string
 	// Log gets stdout and stderr; nil discards them. Stdin is empty.
 	Log *os.File
+	// Files are the program's descriptors from 3 on.
+	Files []*os.File
 }
 
 // Process is one running or ended program. Its methods may be called from any
@@ -53,6 +55,7 @@ func Start(command Command) (*Process, error) {
 		Args:        append([]string{command.Path}, command.Args...),
 		Dir:         command.Dir,
 		Env:         append([]string{}, command.Env...), // not nil, which would mean our own
+		ExtraFiles:  command.Files,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
 	}
 	if command.Log != nil {
