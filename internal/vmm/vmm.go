@@ -26,7 +26,9 @@ type Disk struct {
 type NetworkMode string
 
 const (
-	// NetworkUser is QEMU's own user networking: no privilege, no helper.
+	// NetworkUser is QEMU's own user networking: no privilege, no helper. It
+	// lets the guest reach what listens on the host's loopback interface, at
+	// the gateway's address, and that cannot be turned off.
 	NetworkUser NetworkMode = "user"
 	// NetworkStream is a unix stream socket at [NIC.Socket] on which frames
 	// go with a 4-byte big-endian length before each (QEMU's -netdev stream).
@@ -124,8 +126,9 @@ type Driver interface {
 type Machine interface {
 	Handle() Handle
 	// DialAgent opens a new byte stream to the guest's agent; many can be
-	// open at once. It fails, without much delay, while the guest has not
-	// got that far: callers retry until their own deadline.
+	// open at once. While the guest has not got that far it waits until ctx
+	// ends or the VMM is gone, or fails at once: callers retry until their
+	// own deadline. The stream does not end with ctx.
 	DialAgent(ctx context.Context) (net.Conn, error)
 	// Kill ends the VMM at once, as a power cut would, and waits until the
 	// process is gone. It is idempotent.

@@ -1,0 +1,326 @@
+// Package qemu runs guests on QEMU's microvm machine: on KVM where that works,
+// with QEMU's own emulation where it does not.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"banger/internal/undo"
+	"banger/internal/vmm"
+	"banger/internal/vmm/kvm"
+	"banger/internal/vmm/process"
+	"banger/internal/vmm/qemu/qmp"
+)
+
+// Name is that of the driver.
+const Name = "qemu"
+
+const (
+	acceleratorKVM = "kvm"
+	acceleratorTCG = "tcg"
+)
+
+// Options of a [Driver]. KVM and Log are needed.
+type Options struct {
+	// Binary overrides the search for QEMU in PATH; empty does not.
+	Binary string
+	// KVM says whether guests can run on KVM; it should cache.
+	KVM func(ctx context.Context) kvm.Verdict
+	Log *slog.Logger
+}
+
+// Driver is the [vmm.Driver] for QEMU. Make it with [New].
+type Driver struct {
+	options Options
+
+	mu    sync.Mutex
+	found *found // what Probe found, once it did
+}
+
+var _ vmm.Driver = (*Driver)(nil)
+
+// New returns a driver. It looks at nothing yet.
+func New(options Options) *Driver { return &Driver{options: options} }
+
+// Name implements [vmm.Driver].
+func (d *Driver) Name() string { return Name }
+
+// Probe implements [vmm.Driver]. What makes QEMU usable is remembered, what
+// does not is looked at again each time.
+func (d *Driver) Probe(ctx context.Context) vmm.Capability {
+	found, err := d.look(ctx)
+	if err != nil {
+		return vmm.Capability{Reasons: []string{fmt.Sprintf("cannot look for QEMU: %v", err)}}
+	}
+	return found.capability
+}
+
+func (d *Driver) look(ctx context.Context) (found, error) {
+	d.mu.Lock()
+	known := d.found
+	d.mu.Unlock()
+	if known != nil {
+		return *known, nil
+	}
+	found, err := d.probe(ctx)
+	if err != nil || !found.capability.Usable {
+		return found, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.found == nil { // another caller may have been quicker
+		d.found = &found
+	}
+	return *d.found, nil
+}
+
+// Boot implements [vmm.Driver]. Where QEMU does not start on KVM although the
+// probe liked it, the guest is emulated, and so are all later ones.
+func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) {
+	found, err := d.look(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot look for QEMU: %w", err)
+	}
+	if !found.capability.Usable {
+		return nil, fmt.Errorf("cannot start QEMU: %s", strings.Join(found.capability.Reasons, "; "))
+	}
+	m, err := d.start(ctx, spec, found)
+	if _, died := errors.AsType[*vmm.ConsoleError](err); !died || !found.host.kvm {
+		return machineOr(m, err)
+	}
+	emulated := found
+	emulated.host.kvm = false
+	emulated.capability.Accelerated = false
+	emulated.capability.Reasons = []string{"guests are emulated, which is slower, since QEMU does not start on KVM here: " + err.Error()}
+	m, retryErr := d.start(ctx, spec, emulated)
+	if retryErr != nil {
+		return nil, err // so it was not KVM's fault
+	}
+	d.options.Log.WarnContext(ctx, "QEMU does not start on KVM, emulating", "error", err)
+	d.mu.Lock()
+	d.found = &emulated
+	d.mu.Unlock()
+	return m, nil
+}
+
+// machineOr keeps a nil *machine from becoming an interface that is not nil.
+func machineOr(m *machine, err error) (vmm.Machine, error) {
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found) (_ *machine, err error) {
+	args, err := arguments(spec, found.host)
+	if err != nil {
+		return nil, err
+	}
+	if err := context.Cause(ctx); err != nil {
+		return nil, fmt.Errorf("cannot start QEMU: %w", err)
+	}
+	var steps undo.Stack
+	defer steps.OnError(&err)
+	qmpPath, agentPath := filepath.Join(spec.RunDir, qmpSocket), filepath.Join(spec.RunDir, agentSocket)
+	for _, path := range []string{qmpPath, agentPath} {
+		if err := remove(path); err != nil {
+			return nil, err
+		}
+		steps.Add(func() error { return remove(path) })
+	}
+	console, err := create(spec.ConsoleLog)
+	if err != nil {
+		return nil, err
+	}
+	_ = console.Close()
+	log, err := create(spec.VMMLog)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	child, err := process.Start(process.Command{
+		Path: found.capability.Binary, Args: args, Dir: "/", Log: log,
+		// QEMU needs none; glib's allocator and threads none either.
+		Env: []string{"PATH=/usr/bin:/bin", "LC_ALL=C"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	steps.Add(func() error {
+		killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), vmm.KillTimeout)
+		defer cancel()
+		return errors.Join(child.Kill(killCtx), child.Close())
+	})
+	if err := awaitRunning(ctx, child, qmpPath); err != nil {
+		if errors.Is(err, errDied) {
+			return nil, &vmm.ConsoleError{Err: fmt.Errorf("cannot start QEMU: %w", err), Tail: tail(spec.VMMLog)}
+		}
+		return nil, fmt.Errorf("cannot start QEMU: %w", err)
+	}
+	accelerator := acceleratorTCG
+	if found.host.kvm {
+		accelerator = acceleratorKVM
+	}
+	id := child.Identity()
+	return newMachine(vmm.Handle{
+		Driver: Name, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID,
+		RunDir: spec.RunDir, Accelerator: accelerator, Version: found.capability.Version,
+	}, child), nil
+}
+
+var errDied = errors.New("it ended at once")
+
+// awaitRunning returns when QEMU says that the guest runs.
+func awaitRunning(ctx context.Context, child *process.Process, socket string) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	finished := make(chan struct{})
+	defer close(finished)
+	go func() {
+		select {
+		case <-child.Done():
+			cancel(errDied)
+		case <-finished:
+		}
+	}()
+	for {
+		err := queryRunning(ctx, socket)
+		if err == nil {
+			return nil
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		// Not there yet, or on its way out: then its end is about to be seen.
+		select {
+		case <-ctx.Done():
+		case <-time.After(pollInterval):
+		}
+	}
+}
+
+// pollInterval is between looks whether QEMU's socket is there.
+const pollInterval = 3 * time.Millisecond
+
+func queryRunning(ctx context.Context, socket string) error {
+	client, err := qmp.Dial(ctx, socket, nil)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	var status struct {
+		Running bool   `json:"running"`
+		Status  string `json:"status"`
+	}
+	if err := client.Execute(ctx, "query-status", nil, &status); err != nil {
+		return err
+	}
+	if !status.Running {
+		return fmt.Errorf("the guest does not run: its state is %q", status.Status)
+	}
+	return nil
+}
+
+// adoptTimeout bounds the wait for the answer of a QEMU that is adopted.
+const adoptTimeout = 10 * time.Second
+
+// Adopt implements [vmm.Driver].
+func (d *Driver) Adopt(ctx context.Context, handle vmm.Handle) (vmm.Machine, error) {
+	if handle.Driver != Name {
+		return nil, fmt.Errorf("cannot adopt a VM of the driver %q", handle.Driver)
+	}
+	child, err := process.Open(process.Identity{PID: handle.PID, StartTime: handle.StartTime, BootID: handle.BootID})
+	if errors.Is(err, process.ErrGone) {
+		return nil, vmm.ErrGone
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot adopt the VM: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
+	defer cancel()
+	if err := answers(ctx, child, filepath.Join(handle.RunDir, qmpSocket)); err != nil {
+		_ = child.Close()
+		if errors.Is(err, vmm.ErrGone) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("cannot adopt the VM with process %d: %w", handle.PID, err)
+	}
+	return newMachine(handle, child), nil
+}
+
+// answers checks that QEMU is there to be talked to.
+func answers(ctx context.Context, child *process.Process, socket string) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	finished := make(chan struct{})
+	defer close(finished)
+	go func() {
+		select {
+		case <-child.Done():
+			cancel(vmm.ErrGone)
+		case <-finished:
+		}
+	}()
+	client, err := qmp.Dial(ctx, socket, nil)
+	if err == nil {
+		return client.Close()
+	}
+	if errors.Is(context.Cause(ctx), vmm.ErrGone) {
+		return vmm.ErrGone
+	}
+	// It may have been on its way out: the socket closes first.
+	select {
+	case <-child.Done():
+		return vmm.ErrGone
+	case <-time.After(settle):
+		return err
+	}
+}
+
+// settle is how long a process that has closed its sockets may take to end.
+const settle = 500 * time.Millisecond
+
+func create(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot create the log: %w", err)
+	}
+	return file, nil
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot remove the socket: %w", err)
+	}
+	return nil
+}
+
+// tail is the end of a log, on one line. That there is none is no error of
+// its own: it goes with one.
+func tail(path string) string {
+	const most = 2048
+	file, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	if info, err := file.Stat(); err == nil && info.Size() > most {
+		if _, err := file.Seek(-most, io.SeekEnd); err != nil {
+			return ""
+		}
+	}
+	data, err := io.ReadAll(io.LimitReader(file, most))
+	if err != nil {
+		return ""
+	}
+	return strings.Join(strings.FieldsFunc(string(data), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
