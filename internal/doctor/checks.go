@@ -220,17 +220,13 @@ func shortcut(_ context.Context, deps Deps) []Row {
 	if err != nil {
 		return []Row{warn(check, err.Error(), "")}
 	}
-	include, err := sshconfig.Line(deps.Dirs.SSHConfig())
-	if err != nil {
-		return []Row{warn(check, err.Error(), "")}
-	}
 	if installed {
 		return []Row{pass(check, "ssh NAME.vm works from any terminal")}
 	}
 	if data, err := os.ReadFile(user); err == nil && strings.Contains(string(data), deps.Dirs.SSHConfig()) {
 		return []Row{pass(check, user+" includes banger's configuration")}
 	}
-	return []Row{warn(check, "not set up, so plain ssh does not know NAME.vm; banger vm ssh works without", "put this line at the top of "+user+": "+include)}
+	return []Row{warn(check, "not set up, so plain ssh does not know NAME.vm; banger vm ssh works without", "banger ssh-config --install")}
 }
 
 func network(context.Context, Deps) []Row {

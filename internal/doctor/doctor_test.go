@@ -165,7 +165,7 @@ func TestProblems(t *testing.T) {
 			if _, err := sshconfig.Uninstall(filepath.Join(d.Dirs.Home, ".ssh", "config")); err != nil {
 				t.Fatal(err)
 			}
-		}, "ssh shortcut", doctor.Warn, "not set up", "Include "},
+		}, "ssh shortcut", doctor.Warn, "not set up", "ssh-config --install"},
 		{"configured size", func(_ *testing.T, d *doctor.Deps) { d.Config.VMDefaults.VCPU = 7 }, "VM defaults", doctor.Pass, "7 vCPU (config)", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
