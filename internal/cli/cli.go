@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -37,6 +38,8 @@ type app struct {
 	signals *signals
 	dirs    func() (paths.Dirs, error)
 	config  func() (config.Config, error)
+	// dial connects to bangerd; nil means its socket.
+	dial func(ctx context.Context) (net.Conn, error)
 	// ensure makes sure that a bangerd of this build runs.
 	ensure func(ctx context.Context, dirs paths.Dirs, c *client.Client) error
 }
@@ -106,7 +109,9 @@ func (a *app) quietClient() (*client.Client, paths.Dirs, error) {
 	if err != nil {
 		return nil, paths.Dirs{}, err
 	}
-	return client.New(dirs.Socket()), dirs, nil
+	c := client.New(dirs.Socket())
+	c.Dial = a.dial
+	return c, dirs, nil
 }
 
 // Exit statuses of banger itself.
