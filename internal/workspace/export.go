@@ -41,7 +41,7 @@ func (r *Record) ExportCommand(report Report) []string {
 // no longer what was shipped are conflicts: it then names them, as an
 // [api.Error], and changes nothing. A patch is outside input: it can not reach
 // anything but the repository's own files. It returns the paths changed.
-func (r *Record) Apply(ctx context.Context, patch []byte) ([]string, error) {
+func (r *Record) Apply(ctx context.Context, patch []byte) (_ []string, err error) {
 	if len(bytes.TrimSpace(patch)) == 0 {
 		return nil, nil
 	}
@@ -56,7 +56,7 @@ func (r *Record) Apply(ctx context.Context, patch []byte) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a temporary directory: %w", err)
 	}
-	defer os.RemoveAll(temp)
+	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
 	s, err := repo.newScratch(ctx, temp)
 	if err != nil {
 		return nil, err

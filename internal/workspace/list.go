@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -82,7 +83,7 @@ func (r *Repo) List(ctx context.Context, includeUntracked bool) (*List, error) {
 		}
 		list.Untracked++
 		if includeUntracked {
-			paths = append(paths[:len(paths):len(paths)], name)
+			paths = append(slices.Clip(paths), name)
 		}
 	}
 	if list.Files, err = r.look(ctx, paths); err != nil {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"banger/internal/atomicfile"
@@ -37,7 +38,7 @@ type state struct {
 // Record makes the record of a shipment that is put at guest.
 func (s *Shipment) Record(ctx context.Context, guest string) (*Record, error) {
 	g := s.store.git
-	g.env = append(g.env[:len(g.env):len(g.env)], "GIT_INDEX_FILE="+filepath.Join(s.store.dir, "base-index"))
+	g.env = append(slices.Clip(g.env), "GIT_INDEX_FILE="+filepath.Join(s.store.dir, "base-index"))
 	out, err := g.output(ctx, nil, "ls-files", "--stage", "-z")
 	if err != nil {
 		return nil, err

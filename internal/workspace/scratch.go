@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 )
 
 // rawAttributes switch off all that git would change in a file's content on
@@ -100,7 +102,7 @@ func (s *scratch) base(ctx context.Context, r *Repo, list *List) (string, error)
 		return "", err
 	}
 	g := s.git
-	g.env = append(g.env[:len(g.env):len(g.env)], "GIT_INDEX_FILE="+index)
+	g.env = append(slices.Clip(g.env), "GIT_INDEX_FILE="+index)
 	shipped := make(map[string]bool, len(list.Files))
 	paths := make([]string, 0, len(list.Files))
 	for _, f := range list.Files {
@@ -124,7 +126,50 @@ func (s *scratch) base(ctx context.Context, r *Repo, list *List) (string, error)
 	if _, err := g.output(ctx, join(paths), "update-index", "-z", "--add", "--replace", "--stdin"); err != nil {
 		return "", err
 	}
+	if err := s.forget(ctx, g); err != nil {
+		return "", err
+	}
 	return g.line(ctx, "write-tree")
+}
+
+// forget makes git in the guest read the files that are modified: with the
+// coarse times that the guest compares, one of the same size and second would
+// pass for unmodified. base is git with the index of what is shipped.
+func (s *scratch) forget(ctx context.Context, base git) error {
+	out, err := base.output(ctx, nil, "ls-files", "--stage", "-z")
+	if err != nil {
+		return err
+	}
+	shipped, err := parseStage(out)
+	if err != nil {
+		return err
+	}
+	objects := make(map[string]string, len(shipped))
+	for _, e := range shipped {
+		objects[e.path] = e.object
+	}
+	if out, err = s.output(ctx, nil, "ls-files", "--stage", "-z"); err != nil {
+		return err
+	}
+	entries, err := parseStage(out)
+	if err != nil {
+		return err
+	}
+	empty, err := s.output(ctx, strings.NewReader(""), "hash-object", "--stdin")
+	if err != nil {
+		return err
+	}
+	var lines []string
+	for _, e := range entries {
+		now, ok := objects[e.path]
+		// An entry of nothing may be one of "git add --intent-to-add", which
+		// this would make a real one; a size of zero gives itself away.
+		if ok && now != e.object && e.stage == "0" && e.object != strings.TrimSpace(string(empty)) {
+			lines = append(lines, fmt.Sprintf("%s %s %s\t%s", e.mode, e.object, e.stage, e.path))
+		}
+	}
+	_, err = s.output(ctx, join(lines), "update-index", "-z", "--index-info")
+	return err
 }
 
 // converted are the tracked paths whose content in the working tree is not what
@@ -159,7 +204,8 @@ func writeFile(name, content string) error {
 	return nil
 }
 
-// copyFile copies a file that may not be there.
+// copyFile copies a file that may not be there, with its time: for git, what an
+// index says of files that are as young as itself is not to be trusted.
 func copyFile(to, from string) error {
 	in, err := os.Open(from)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -177,7 +223,14 @@ func copyFile(to, from string) error {
 		out.Close()
 		return fmt.Errorf("cannot copy from the repository: %w", err)
 	}
-	return out.Close()
+	info, err := in.Stat()
+	if err = errors.Join(err, out.Close()); err != nil {
+		return fmt.Errorf("cannot copy from the repository: %w", err)
+	}
+	if err := os.Chtimes(to, time.Time{}, info.ModTime()); err != nil {
+		return fmt.Errorf("cannot copy from the repository: %w", err)
+	}
+	return nil
 }
 
 // quoteConfig is a value as git's configuration files want it.

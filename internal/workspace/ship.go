@@ -224,7 +224,7 @@ func (s *Shipment) cuts(ctx context.Context, out string, tips []string) ([]strin
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("cannot read where the history is cut: %w", err)
 	}
-	for _, id := range strings.Fields(string(host)) {
+	for id := range strings.FieldsSeq(string(host)) {
 		if ps, ok := parents[id]; ok && len(ps) == 0 {
 			cut = append(cut, id)
 		}

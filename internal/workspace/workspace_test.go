@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -161,7 +162,7 @@ func TestShip(t *testing.T) {
 	}
 	s.write(s.repo, ".gitignore", "*.o\n")
 	for i := range 60 {
-		s.write(s.repo, "n", fmt.Sprint(i))
+		s.write(s.repo, "n", strconv.Itoa(i))
 		s.commit(fmt.Sprintf("commit %d", i))
 	}
 	s.git("remote", "add", "origin", "https://ann:secret@example.org/repo.git")
@@ -259,7 +260,7 @@ func TestShipOddRepositories(t *testing.T) {
 		},
 		"shallow": func(s *sandbox) {
 			for i := range 5 {
-				s.write(s.repo, "a", fmt.Sprint(i))
+				s.write(s.repo, "a", strconv.Itoa(i))
 				s.commit("c")
 			}
 			clone := filepath.Join(s.t.TempDir(), "clone")
@@ -455,7 +456,7 @@ func TestExportAndApply(t *testing.T) {
 	}
 }
 
-func TestHostilePatch(t *testing.T) {
+func TestHostilePatch(t *testing.T) { //nolint:tparallel // the cases look at one repository
 	t.Parallel()
 	s := newSandbox(t)
 	s.write(s.repo, "a", "1\n")
