@@ -9,10 +9,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"banger/test/base"
 )
 
 // turns bounds how many scripts have VMs at the same time.
@@ -37,6 +40,9 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// root is the module's directory.
+func root() string { return filepath.Join("..", "..") }
+
 // place is where a script's instance of banger lives.
 type place struct {
 	state   string // XDG_STATE_HOME
@@ -46,11 +52,11 @@ type place struct {
 type placeKey struct{}
 
 func setup(env *testscript.Env) error {
-	base, err := baseDir()
+	dir, err := base.Dir(root())
 	if err != nil {
 		return err
 	}
-	work, err := os.MkdirTemp(base, "run-")
+	work, err := os.MkdirTemp(dir, "run-")
 	if err != nil {
 		return err
 	}
@@ -75,13 +81,12 @@ func setup(env *testscript.Env) error {
 	env.Setenv("XDG_RUNTIME_DIR", p.runtime)
 	env.Setenv("STATE", filepath.Join(p.state, "banger"))
 	env.Setenv("PREFIX", prefix)
-	root, err := filepath.Abs(filepath.Join("..", ".."))
+	absolute, err := filepath.Abs(root())
 	if err != nil {
 		return err
 	}
-	env.Setenv("ROOT", root)
+	env.Setenv("ROOT", absolute)
 	env.Setenv("PATH", filepath.Join(prefix, "bin")+":"+env.Getenv("PATH")+":/usr/sbin:/sbin")
-	env.Setenv("USER_NAME", os.Getenv("USER"))
 	env.Defer(func() {
 		for _, left := range processes(p) {
 			env.T().Log("killed what was left running: " + left.String())
@@ -100,8 +105,21 @@ func needs(ts *testscript.TestScript, neg bool, args []string) {
 	turns <- struct{}{}
 	ts.Defer(func() { <-turns })
 	ts.Defer(func() { showLog(ts) })
-	ts.Check(provide(placeOf(ts).state))
+	dir, err := fetched()
+	ts.Check(err)
+	ts.Check(base.Provide(context.Background(), dir, placeOf(ts).state))
 }
+
+// fetched is the directory with a kernel and an image.
+var fetched = sync.OnceValues(func() (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+	defer cancel()
+	dir, err := base.Dir(root())
+	if err != nil {
+		return "", err
+	}
+	return dir, base.Fetch(ctx, dir, prefix, os.Stderr)
+})
 
 // condition adds [root] to the conditions of the scripts.
 func condition(name string) (bool, error) {
@@ -195,11 +213,11 @@ func clean(ts *testscript.TestScript, neg bool, args []string) {
 func leftFiles(p *place) []string {
 	var left []string
 	for _, pattern := range []string{
-		"state/banger/vms/*", "state/banger/*/tmp/*", "state/banger/tmp/*", "state/banger/**/.*.tmp*",
+		"state/banger/vms/*", "state/banger/*/tmp/*", "state/banger/tmp/*",
 		"runtime/banger/vm/*", "runtime/banger/*.sock",
 	} {
-		root, rest, _ := strings.Cut(pattern, "/")
-		dir := map[string]string{"state": p.state, "runtime": p.runtime}[root]
+		home, rest, _ := strings.Cut(pattern, "/")
+		dir := map[string]string{"state": p.state, "runtime": p.runtime}[home]
 		found, err := filepath.Glob(filepath.Join(dir, rest))
 		if err != nil {
 			panic(err)
