@@ -1,0 +1,199 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"banger/images"
+)
+
+const goodRecipe = `
+description = "a test"
+kernel = "debian-6.12"
+init = "/sbin/init"
+image_space = "1M"
+build_space = "2M"
+suite = "bookworm"
+variant = "custom"
+components = ["main"]
+packages = ["base-files"]
+key_packages = ["base-files"]
+scripts = ["do.sh"]
+
+[[file]]
+path = "/etc/one"
+source = "files/one"
+mode = "4755"
+
+[[npm]]
+name = "tool"
+package = "@some/tool"
+version = "1.2.3"
+integrity = "sha512-ButPFGyztN0Rk/HOHvHuf+W80CkvQRAjbDWHvhGJc3PnL3e2KhCYZIOyjx8wPkhr9VJa/7sJZXpxtt5JLjsfaQ=="
+member = "package/bin/tool"
+path = "/usr/local/bin/tool"
+mode = "0755"
+`
+
+func recipeDir(text string) fstest.MapFS {
+	return fstest.MapFS{
+		recipeFile:  {Data: []byte(text)},
+		"do.sh":     {Data: []byte("true\n")},
+		"files/one": {Data: []byte("1\n")},
+	}
+}
+
+func TestRecipeErrors(t *testing.T) {
+	t.Parallel()
+	if _, err := readRecipe("test", recipeDir(goodRecipe)); err != nil {
+		t.Fatalf("the recipe that the cases are made of: %v", err)
+	}
+	for _, test := range []struct {
+		name, old, with, want string
+	}{
+		{"unknown key", `init = `, "inid = ", `line 4: unknown key "inid"`},
+		{"unknown key in a table", `member = `, "mumble = ", `unknown key "npm.mumble"`},
+		{"wrong type", `suite = "bookworm"`, "suite = 12", "line 7"},
+		{"no TOML", `suite = "bookworm"`, "suite", "line 7"},
+		{"no suite", `suite = "bookworm"`, "", "suite: is missing"},
+		{"suite that is an option", `"bookworm"`, `"--help"`, `suite: "--help" is not allowed`},
+		{"package that is an option", `packages = ["base-files"]`, `packages = ["-x"]`, `packages: "-x" is not allowed`},
+		{"two packages in one", `packages = ["base-files"]`, `packages = ["a,b"]`, `"a,b" is not allowed`},
+		{"no packages", `packages = ["base-files"]`, `packages = []`, "packages: is missing"},
+		{"relative init", `"/sbin/init"`, `"sbin/init"`, "init: "},
+		{"bad size", `"1M"`, `"much"`, "image_space: "},
+		{"relative path", `"/etc/one"`, `"etc/one"`, "clean absolute path"},
+		{"path that leaves", `"/etc/one"`, `"/etc/../../one"`, "clean absolute path"},
+		{"bad mode", `"4755"`, `"rwx"`, "no octal file mode"},
+		{"mode of more than permissions", `"4755"`, `"100644"`, "no octal file mode"},
+		{"missing source", `"files/one"`, `"files/two"`, "files/two"},
+		{"source outside", `"files/one"`, `"../one"`, "../one"},
+		{"missing script", `"do.sh"`, `"done.sh"`, "done.sh"},
+		{"version range", `"1.2.3"`, `"^1.2.3"`, "no exact version"},
+		{"package that is a path", `"@some/tool"`, `"../tool"`, "is no package"},
+		{"weak integrity", `"sha512-`, `"sha1-`, "no sha512 integrity"},
+		{"member outside", `"package/bin/tool"`, `"/package"`, "no member of an archive"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			text := strings.Replace(goodRecipe, test.old, test.with, 1)
+			if text == goodRecipe {
+				t.Fatalf("%q is not in the recipe", test.old)
+			}
+			_, err := readRecipe("test", recipeDir(text))
+			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), `"test"`) {
+				t.Errorf("got error %v, want one with %q and the image's name", err, test.want)
+			}
+		})
+	}
+}
+
+func FuzzRecipe(f *testing.F) {
+	f.Add([]byte(goodRecipe))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := parseRecipe(data)
+		if err != nil {
+			return
+		}
+		for _, word := range append(r.Packages, r.Suite, r.Variant) {
+			if word == "" || word[0] == '-' || strings.ContainsAny(word, ", \n") {
+				t.Errorf("%q got through", word)
+			}
+		}
+		for _, file := range r.Files {
+			if err := checkPath(file.Path); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// The digest has to change with any file, since it tells apart what images
+// were built from.
+func TestRecipeDigest(t *testing.T) {
+	t.Parallel()
+	digest := func(change func(fstest.MapFS)) string {
+		dir := recipeDir(goodRecipe)
+		change(dir)
+		r, err := readRecipe("test", dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.digest
+	}
+	plain := digest(func(fstest.MapFS) {})
+	if again := digest(func(fstest.MapFS) {}); again != plain {
+		t.Errorf("the same recipe has two digests: %s and %s", plain, again)
+	}
+	changed := digest(func(dir fstest.MapFS) { dir["files/one"].Data = []byte("2\n") })
+	moved := digest(func(dir fstest.MapFS) { dir["files/more"] = &fstest.MapFile{} })
+	if changed == plain || moved == plain || changed == moved {
+		t.Errorf("other files, the same digest: %s, %s, %s", plain, changed, moved)
+	}
+}
+
+func TestCatalog(t *testing.T) {
+	t.Parallel()
+	recipes, err := readCatalog(images.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := recipes["debian-bookworm"]
+	if r == nil {
+		t.Fatal("the catalog has no debian-bookworm")
+	}
+	// What users are promised of sshd.
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	if err := r.writeFiles(w); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sshd := member(t, &buf, "./etc/ssh/sshd_config.d/10-banger.conf")
+	var got []string
+	for line := range strings.Lines(sshd) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+			got = append(got, line)
+		}
+	}
+	want := []string{
+		"PermitRootLogin prohibit-password",
+		"PubkeyAuthentication yes",
+		"PasswordAuthentication no",
+		"KbdInteractiveAuthentication no",
+		"AuthorizedKeysFile /root/.ssh/authorized_keys",
+		"StrictModes yes",
+		"UseDNS no",
+		"PrintMotd no",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("sshd's settings (-want +got):\n%s", diff)
+	}
+}
+
+func member(t *testing.T, archive io.Reader, name string) string {
+	t.Helper()
+	tr := tar.NewReader(archive)
+	for {
+		header, err := tr.Next()
+		if err != nil {
+			t.Fatalf("%s is not in the archive: %v", name, err)
+		}
+		if header.Name != name {
+			continue
+		}
+		data, err := io.ReadAll(tr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+}
