@@ -18,8 +18,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// agent is the Fake's stand-in for the agent in a guest.
-type agent struct {
+// fakeAgent is the Fake's stand-in for the agent in a guest.
+type fakeAgent struct {
 	mux      *http.ServeMux
 	powerOff func()
 	bootID   string
@@ -30,8 +30,8 @@ type agent struct {
 
 var boots atomic.Uint64 // tells the boots of all Fakes apart
 
-func newAgent(spec vmm.Spec) *agent {
-	a := &agent{mux: http.NewServeMux(), bootID: "fake-boot-" + strconv.FormatUint(boots.Add(1), 10)}
+func newAgent(spec vmm.Spec) *fakeAgent {
+	a := &fakeAgent{mux: http.NewServeMux(), bootID: "fake-boot-" + strconv.FormatUint(boots.Add(1), 10)}
 	a.mux.HandleFunc("GET /v1/hello", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, wire.Hello{
 			Version: wire.Version, BootID: a.bootID, Kernel: "fake",
@@ -66,15 +66,15 @@ func newAgent(spec vmm.Spec) *agent {
 	return a
 }
 
-func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTTP(w, r) }
+func (a *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTTP(w, r) }
 
-func (a *agent) configurations() []wire.Configuration {
+func (a *fakeAgent) configurations() []wire.Configuration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return append([]wire.Configuration(nil), a.configured...)
 }
 
-func (a *agent) ifConfigured(next http.HandlerFunc) http.HandlerFunc {
+func (a *fakeAgent) ifConfigured(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if len(a.configurations()) == 0 {
 			refuse(w, http.StatusConflict, wire.ErrNotConfigured, "this guest is not configured yet")

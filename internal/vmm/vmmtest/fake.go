@@ -45,7 +45,7 @@ type guest struct {
 	process  *process.Process
 	listener *pipeListener
 	server   *http.Server
-	agent    *agent
+	agent    *fakeAgent
 }
 
 // NewFake returns a Fake whose VMs end with the test.
@@ -174,8 +174,11 @@ func (f *Fake) Boot(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) {
 	}
 	for _, disk := range spec.Disks {
 		if _, err := os.Stat(disk.Path); err != nil {
-			return nil, fmt.Errorf("cannot start the fake VMM: %w", err)
+			return nil, fmt.Errorf("cannot start the fake VMM: disk: %w", err)
 		}
+	}
+	if _, err := os.Stat(spec.Kernel); err != nil {
+		return nil, fmt.Errorf("cannot start the fake VMM: kernel: %w", err)
 	}
 	for _, log := range []string{spec.ConsoleLog, spec.VMMLog} {
 		if err := os.WriteFile(log, []byte("fake "+spec.ID+"\n"), 0o600); err != nil {

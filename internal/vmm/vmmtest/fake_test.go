@@ -1,0 +1,41 @@
+package vmmtest
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"banger/internal/agent/wire"
+	"banger/internal/vmm"
+)
+
+func TestFake(t *testing.T) {
+	t.Parallel()
+	fake := NewFake(t)
+	Run(t, Harness{
+		Driver: func(testing.TB) vmm.Driver { return fake },
+		Spec: func(tb testing.TB) vmm.Spec {
+			tb.Helper()
+			dir := tb.TempDir()
+			run := filepath.Join(dir, "run")
+			if err := os.Mkdir(run, 0o700); err != nil {
+				tb.Fatal(err)
+			}
+			for _, name := range []string{"kernel", "disk"} {
+				if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+					tb.Fatal(err)
+				}
+			}
+			return vmm.Spec{
+				ID: "fake", RunDir: run, VCPU: 1, MemoryMiB: 64,
+				ConsoleLog: filepath.Join(dir, "console.log"), VMMLog: filepath.Join(dir, "vmm.log"),
+				Kernel: filepath.Join(dir, "kernel"),
+				Disks:  []vmm.Disk{{Path: filepath.Join(dir, "disk")}},
+			}
+		},
+		Agent:         true,
+		Configuration: wire.Configuration{Hostname: "fake"},
+		Timeout:       time.Minute,
+	})
+}
