@@ -50,7 +50,7 @@ quickstart: ## host packages, build, install, and a first VM; ARGS go to `banger
 
 bench: build ## measure, on real VMs; see docs/performance.md
 	./scripts/host-packages --tests
-	go run ./test/bench -bin bin
+	go run ./test/bench
 
 host-packages: ## install the host packages that are missing, through apt
 	./scripts/host-packages
