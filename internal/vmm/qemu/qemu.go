@@ -128,6 +128,9 @@ func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found) (_ *mach
 	if err := context.Cause(ctx); err != nil {
 		return nil, fmt.Errorf("cannot start QEMU: %w", err)
 	}
+	if err := checkNetwork(spec.NIC); err != nil {
+		return nil, err
+	}
 	var steps undo.Stack
 	defer steps.OnError(&err)
 	qmpPath, agentPath := filepath.Join(spec.RunDir, qmpSocket), filepath.Join(spec.RunDir, agentSocket)
@@ -175,6 +178,27 @@ func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found) (_ *mach
 		Driver: Name, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID,
 		RunDir: spec.RunDir, Accelerator: accelerator, Version: found.capability.Version,
 	}, child), nil
+}
+
+// checkNetwork makes sure of what QEMU does not: it connects to a socket later
+// on, and makes a TAP device that is not there if root runs it.
+func checkNetwork(nic *vmm.NIC) error {
+	if nic == nil {
+		return nil
+	}
+	path := ""
+	switch nic.Mode {
+	case vmm.NetworkStream:
+		path = nic.Socket
+	case vmm.NetworkTAP:
+		path = filepath.Join("/sys/class/net", nic.TAP)
+	case vmm.NetworkUser:
+		return nil
+	}
+	if _, err := os.Stat(path); err != nil {
+		return fmt.Errorf("cannot connect the VM to its network: %w", err)
+	}
+	return nil
 }
 
 var errDied = errors.New("it ended at once")

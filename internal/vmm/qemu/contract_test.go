@@ -1,0 +1,267 @@
+package qemu_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"banger/internal/agent/wire"
+	"banger/internal/disk"
+	"banger/internal/kernel"
+	"banger/internal/vmm"
+	"banger/internal/vmm/kvm"
+	"banger/internal/vmm/qemu"
+	"banger/internal/vmm/vmmtest"
+)
+
+// emulated makes drivers that do not use KVM, so that all hosts do the same.
+func emulated(tb testing.TB) vmm.Driver {
+	tb.Helper()
+	return qemu.New(qemu.Options{
+		KVM: func(context.Context) kvm.Verdict { return kvm.Verdict{Reason: "this test does without"} },
+		Log: slog.New(slog.DiscardHandler),
+	})
+}
+
+func needQEMU(t *testing.T) {
+	t.Helper()
+	if c := emulated(t).Probe(t.Context()); !c.Usable {
+		t.Skipf("NOT TESTED: no usable QEMU on this host: %v", c.Reasons)
+	}
+}
+
+// newSpec returns a VM of two disks without kernel.
+func newSpec(tb testing.TB) vmm.Spec {
+	tb.Helper()
+	// The path of a test's own directory is too long for sockets.
+	run, err := os.MkdirTemp("/tmp", "banger-test-") //nolint:usetesting // see above
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := os.RemoveAll(run); err != nil {
+			tb.Error(err)
+		}
+	})
+	// Characters that mean something to QEMU's options.
+	dir := filepath.Join(tb.TempDir(), "a, b=c")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		tb.Fatal(err)
+	}
+	spec := vmm.Spec{
+		ID: "test", RunDir: run, VCPU: 1, MemoryMiB: 64,
+		ConsoleLog: filepath.Join(dir, "console.log"), VMMLog: filepath.Join(dir, "vmm.log"),
+		NIC: &vmm.NIC{Mode: vmm.NetworkUser, MAC: "52:54:00:00:00:02", Address: "172.16.0.2/24"},
+	}
+	for i, name := range []string{"root", "overlay"} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+			tb.Fatal(err)
+		}
+		spec.Disks = append(spec.Disks, vmm.Disk{Path: path, ReadOnly: i == 0})
+	}
+	return spec
+}
+
+// writeHaltedKernel writes the least that QEMU takes for a kernel: an ELF file
+// with a note that says where to start, and a CPU that halts there.
+func writeHaltedKernel(tb testing.TB, path string) {
+	tb.Helper()
+	const (
+		address             = 1 << 20
+		headers, note, code = 64 + 2*56, 64 + 2*56, 64 + 2*56 + 20
+		physicalEntry       = 18 // XEN_ELFNOTE_PHYS32_ENTRY
+	)
+	program := []byte{0xfa, 0xf4, 0xeb, 0xfd} // cli; again: hlt; jmp again
+	var b bytes.Buffer
+	put := func(values ...any) {
+		for _, v := range values {
+			if err := binary.Write(&b, binary.LittleEndian, v); err != nil {
+				tb.Fatal(err)
+			}
+		}
+	}
+	put([]byte("\x7fELF\x02\x01\x01"), make([]byte, 9))    // 64 bits, little endian
+	put(uint16(2), uint16(62), uint32(1), uint64(address)) // executable for x86-64, entry
+	put(uint64(64), uint64(0), uint32(0))                  // program headers follow
+	put(uint16(64), uint16(56), uint16(2), [3]uint16{})    // two of them
+	size := uint64(len(program))
+	put(uint32(1), uint32(5), uint64(code), [2]uint64{address, address}, size, size, uint64(1)) // load
+	put(uint32(4), uint32(4), uint64(note), [2]uint64{0, 0}, [2]uint64{20, 20}, uint64(4))      // note
+	if b.Len() != headers {
+		tb.Fatalf("headers of %d bytes", b.Len())
+	}
+	put(uint32(4), uint32(4), uint32(physicalEntry), []byte("Xen\x00"), uint32(address))
+	put(program)
+	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func haltedSpec(tb testing.TB) vmm.Spec {
+	tb.Helper()
+	spec := newSpec(tb)
+	spec.Kernel = filepath.Join(tb.TempDir(), "kernel")
+	writeHaltedKernel(tb, spec.Kernel)
+	return spec
+}
+
+// TestHalted runs the contract on the real QEMU with a guest that does nothing.
+func TestHalted(t *testing.T) {
+	t.Parallel()
+	needQEMU(t)
+	vmmtest.Run(t, vmmtest.Harness{Driver: emulated, Spec: haltedSpec, Timeout: 2 * time.Minute, Serial: true})
+}
+
+func TestDiesAtOnce(t *testing.T) {
+	t.Parallel()
+	needQEMU(t)
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name, want string
+		spoil      func(*vmm.Spec)
+	}{
+		{"a kernel that is none", "kernel", func(s *vmm.Spec) { s.Kernel = empty }},
+		{"more memory than there is", "memory", func(s *vmm.Spec) { s.MemoryMiB = 1 << 30 }},
+		{"an odd hardware address", "mac", func(s *vmm.Spec) { s.NIC.MAC = "x" }},
+	} {
+		spec := haltedSpec(t)
+		test.spoil(&spec)
+		m, err := emulated(t).Boot(t.Context(), spec)
+		if err == nil {
+			_ = m.Kill(t.Context())
+			t.Errorf("%s: booted", test.name)
+			continue
+		}
+		died, ok := errors.AsType[*vmm.ConsoleError](err)
+		if !ok || !strings.Contains(died.Tail, test.want) {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		t.Logf("%s: %v", test.name, err)
+	}
+}
+
+func TestNetworkThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	needQEMU(t)
+	const mac = "52:54:00:00:00:02"
+	for _, nic := range []vmm.NIC{
+		{Mode: vmm.NetworkTAP, MAC: mac, TAP: "bangernothere"}, // QEMU run by root would make it
+		{Mode: vmm.NetworkStream, MAC: mac, Socket: "/nonexistent/socket"},
+	} {
+		spec := haltedSpec(t)
+		spec.NIC = &nic
+		m, err := emulated(t).Boot(t.Context(), spec)
+		if err == nil {
+			_ = m.Kill(t.Context())
+			t.Errorf("%s: booted", nic.Mode)
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %v", nic.Mode, err)
+		}
+	}
+}
+
+// TestBadKVM has a probe that likes a KVM on which QEMU does not start.
+func TestBadKVM(t *testing.T) {
+	t.Parallel()
+	needQEMU(t)
+	if verdict := kvm.Probe(t.Context(), kvm.Device, t.TempDir()); verdict.Working {
+		t.Skip("KVM works on this host")
+	}
+	if _, err := os.Stat(kvm.Device); err == nil {
+		t.Skip("QEMU may well start on a KVM that is merely slow")
+	}
+	driver := qemu.New(qemu.Options{
+		KVM: func(context.Context) kvm.Verdict { return kvm.Verdict{Working: true} },
+		Log: slog.New(slog.DiscardHandler),
+	})
+	m, err := driver.Boot(t.Context(), haltedSpec(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Kill(t.Context())
+	if c := driver.Probe(t.Context()); m.Handle().Accelerator != "tcg" || c.Accelerated || !strings.Contains(c.Reasons[0], "KVM") {
+		t.Errorf("runs on %s, capability %+v", m.Handle().Accelerator, c)
+	}
+}
+
+// TestGuest runs the contract on a real guest. It needs a state directory in
+// which kernel and image have been pulled, named by BANGER_TEST_STATE.
+func TestGuest(t *testing.T) {
+	t.Parallel()
+	state := os.Getenv("BANGER_TEST_STATE")
+	if state == "" {
+		t.Skip("NOT TESTED with a real guest: BANGER_TEST_STATE names no state directory with kernel and image")
+	}
+	needQEMU(t)
+	base := guestSpec(t, state)
+	vmmtest.Run(t, vmmtest.Harness{
+		Driver: emulated,
+		Spec: func(tb testing.TB) vmm.Spec {
+			tb.Helper()
+			own := newSpec(tb)
+			spec := base
+			spec.ID, spec.RunDir, spec.ConsoleLog, spec.VMMLog, spec.NIC = own.ID, own.RunDir, own.ConsoleLog, own.VMMLog, own.NIC
+			spec.Disks = append([]vmm.Disk(nil), base.Disks...)
+			for i, role := range []string{"overlay", "work"} {
+				path := filepath.Join(filepath.Dir(own.Disks[0].Path), role)
+				if err := disk.Create(tb.Context(), path, 2<<30); err != nil {
+					tb.Fatal(err)
+				}
+				spec.Disks[1+i].Path = path
+			}
+			return spec
+		},
+		Agent: true, Exec: true,
+		Configuration: wire.Configuration{
+			Hostname: "test", MachineID: "0123456789abcdef0123456789abcdef", Time: time.Now(),
+			Interface: &wire.Interface{MAC: "52:54:00:00:00:02", Address: "172.16.0.2/24", Gateway: "172.16.0.1"},
+			DNS:       []string{"172.16.0.3"},
+		},
+		Timeout: 5 * time.Minute,
+		Serial:  true,
+	})
+}
+
+// guestSpec is what all real guests share: disks 1 and 2 are each guest's own.
+func guestSpec(t *testing.T, state string) vmm.Spec {
+	t.Helper()
+	agentBinary := filepath.Join(t.TempDir(), "agent")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", agentBinary, "banger/cmd/banger-vsock-agent")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build the agent: %v\n%s", err, out)
+	}
+	kernels := kernel.New(kernel.Options{
+		Dir: filepath.Join(state, "kernels"), CacheDir: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+	})
+	list, err := kernels.List()
+	if err != nil || len(list) == 0 {
+		t.Fatalf("no kernel in %q: %v", state, err)
+	}
+	initramfs, err := kernels.Initramfs(t.Context(), list[0], agentBinary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	images, err := filepath.Glob(filepath.Join(state, "images", "objects", "*", "root.ext4"))
+	if err != nil || len(images) == 0 {
+		t.Fatalf("no image in %q: %v", state, err)
+	}
+	return vmm.Spec{
+		VCPU: 2, MemoryMiB: 1024,
+		Kernel: list[0].Vmlinux(), Initramfs: initramfs,
+		Disks: []vmm.Disk{{Path: images[0], ReadOnly: true}, {}, {}, {Path: list[0].ModulesDisk(), ReadOnly: true}},
+	}
+}
