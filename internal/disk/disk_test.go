@@ -142,3 +142,27 @@ func FuzzParseSize(f *testing.F) {
 		}
 	})
 }
+
+func TestCreateHasAJournal(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := Create(t.Context(), path, MinSize); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var super [1024]byte
+	if _, err := file.ReadAt(super[:], 1024); err != nil {
+		t.Fatal(err)
+	}
+	const (
+		compat, incompat   = 0x5c, 0x60
+		hasJournal, extent = 0x4, 0x40
+	)
+	if super[compat]&hasJournal == 0 || super[incompat]&extent == 0 {
+		t.Errorf("features %#x %#x: a journal or extents are missing", super[compat], super[incompat])
+	}
+}
