@@ -15,7 +15,7 @@ func main() {
 	switch pid := os.Getpid(); {
 	case os.Args[0] == boot.AgentName:
 		err = system.Run()
-	case pid == 1 && len(os.Args) > 1 && os.Args[0] == "/shutdown":
+	case pid == 1 && len(os.Args) > 1 && os.Args[0] == boot.FinalName:
 		err = system.Final(os.Args[1])
 	case pid == 1:
 		boot.Run()

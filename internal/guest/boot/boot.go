@@ -39,6 +39,10 @@ const (
 // name begins with '@' when it kills everything at a shutdown.
 const AgentName = "@banger-agent"
 
+// FinalName is argv[0] of the guest's last program: systemd-shutdown runs
+// /run/initramfs/shutdown, where the initramfs is.
+const FinalName = "/shutdown"
+
 // Lines on the link between the first process and the agent, its descriptor
 // LinkFD.
 const (
@@ -77,6 +81,9 @@ func run() error {
 	}
 	if err := loadModules("/modules"); err != nil {
 		return err
+	}
+	if err := os.Symlink("init", FinalName); err != nil {
+		return fmt.Errorf("cannot prepare the shutdown: %w", err)
 	}
 	if err := mountRoot(); err != nil {
 		return err
