@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,7 +40,8 @@ type Options struct {
 	ExtractHooks []string
 
 	// Files, if set, writes an archive that is unpacked over the tree once
-	// all packages are installed, with the owners and modes it gives.
+	// all packages are installed, with the owners and modes it gives. It is
+	// for variants that install packages, as are Scripts.
 	Files func(*tar.Writer) error
 	// Scripts are run after that, in order, as root inside the tree by
 	// "/bin/sh -eu".
@@ -89,6 +91,9 @@ func Version(ctx context.Context) (string, error) {
 // removed before Bootstrap returns; so are those of a process that died in
 // the middle of an earlier call. Calls may run side by side.
 func Bootstrap(ctx context.Context, opts Options, w io.Writer, report progress.Func) (err error) {
+	if opts.Variant == "extract" && (opts.Files != nil || len(opts.Scripts) > 0) {
+		return errors.New("cannot build from the Debian archive: files and scripts have no place in a tree whose packages are only unpacked")
+	}
 	run, err := newRunner(ctx)
 	if err != nil {
 		return err
@@ -314,7 +319,7 @@ func hasSubIDs(path string) bool {
 	if err != nil {
 		return false
 	}
-	uid := fmt.Sprintf("%d", os.Getuid())
+	uid := strconv.Itoa(os.Getuid())
 	name := os.Getenv("USER")
 	for line := range strings.Lines(string(data)) {
 		owner, _, _ := strings.Cut(line, ":")

@@ -76,7 +76,7 @@ func removeTree(path string, command []string) error {
 		cmd.Env = append(os.Environ(), "PATH="+searchPath())
 		out, err := cmd.CombinedOutput()
 		if rest := os.RemoveAll(path); rest != nil {
-			return fmt.Errorf("cannot remove %q: %w (%v: %s)", path, rest, err, out)
+			return fmt.Errorf("cannot remove %q: %w", path, errors.Join(rest, err, errors.New(string(out))))
 		}
 		return nil
 	}
