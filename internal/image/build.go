@@ -22,8 +22,8 @@ import (
 )
 
 // build makes the image's parts in dir.
-func (s *Store) build(ctx context.Context, r *Recipe, dir string, report progress.Func) (Manifest, error) {
-	m := Manifest{Description: r.Description, Kernel: r.Kernel, Init: r.Init}
+func (s *Store) build(ctx context.Context, r *Recipe, dir string, report progress.Func) (m Manifest, err error) {
+	m = Manifest{Description: r.Description, Kernel: r.Kernel, Init: r.Init}
 	temp := s.options.TempDir
 	if temp == "" {
 		temp = debian.DefaultTempDir()
@@ -39,7 +39,7 @@ func (s *Store) build(ctx context.Context, r *Recipe, dir string, report progres
 	if err != nil {
 		return m, err
 	}
-	defer fetched.Close()
+	defer func() { err = errors.Join(err, fetched.Close()) }()
 	m.Notes = notes
 
 	scripts := make([]string, len(r.Scripts))
@@ -122,11 +122,11 @@ func (c *counter) Read(p []byte) (int, error) {
 }
 
 func writeList(path string, packages []pkg) error {
-	text := ""
+	var text []byte
 	for _, p := range packages {
-		text += p.name + " " + p.version + "\n"
+		text = fmt.Appendf(text, "%s %s\n", p.name, p.version)
 	}
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+	if err := os.WriteFile(path, text, 0o644); err != nil {
 		return fmt.Errorf("cannot write the list of packages: %w", err)
 	}
 	return nil

@@ -87,7 +87,7 @@ func (n NPM) download(ctx context.Context, dir string) (string, error) {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return "", fmt.Errorf("the npm client did not fetch it in %v", npmTimeout)
 		}
-		return "", fmt.Errorf("the npm client cannot fetch it: %v%s", err, lastLine(stderr.String()))
+		return "", fmt.Errorf("the npm client cannot fetch it: %w%s", err, lastLine(stderr.String()))
 	}
 	found, err := filepath.Glob(filepath.Join(dir, "*.tgz"))
 	if err != nil || len(found) != 1 {
