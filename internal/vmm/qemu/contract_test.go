@@ -118,7 +118,7 @@ func haltedSpec(tb testing.TB) vmm.Spec {
 func TestHalted(t *testing.T) {
 	t.Parallel()
 	needQEMU(t)
-	vmmtest.Run(t, vmmtest.Harness{Driver: emulated, Spec: haltedSpec, Timeout: 2 * time.Minute, Serial: true})
+	vmmtest.Run(t, vmmtest.Harness{Driver: emulated, Spec: haltedSpec, Kernel: true, Timeout: 2 * time.Minute, Serial: true})
 }
 
 func TestDiesAtOnce(t *testing.T) {
@@ -224,7 +224,7 @@ func TestGuest(t *testing.T) {
 			}
 			return spec
 		},
-		Agent: true, Exec: true,
+		Agent: true, Exec: true, Kernel: true,
 		Configuration: wire.Configuration{
 			Hostname: "test", MachineID: "0123456789abcdef0123456789abcdef", Time: time.Now(),
 			Interface: &wire.Interface{MAC: "52:54:00:00:00:02", Address: "172.16.0.2/24", Gateway: "172.16.0.1"},

@@ -28,7 +28,9 @@ type Harness struct {
 	Spec func(tb testing.TB) vmm.Spec
 	// Agent says that the guest has an agent, Exec that it runs programs when
 	// Configuration was sent to it.
-	Agent, Exec   bool
+	Agent, Exec bool
+	// Kernel says that the driver reads the kernel: a fake need not.
+	Kernel        bool
 	Configuration wire.Configuration
 	// Timeout bounds the wait for anything that is expected: generous.
 	Timeout time.Duration
@@ -376,6 +378,9 @@ func testMissing(t *testing.T, h Harness) {
 		{"kernel", func(s *vmm.Spec) { s.Kernel = "/nonexistent/kernel" }},
 		{"disk", func(s *vmm.Spec) { s.Disks = append(s.Disks, vmm.Disk{Path: "/nonexistent/disk"}) }},
 	} {
+		if test.name == "kernel" && !h.Kernel {
+			continue
+		}
 		spec := h.Spec(t)
 		test.spoil(&spec)
 		m, err := driver.Boot(h.context(t), spec)

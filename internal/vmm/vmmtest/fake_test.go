@@ -22,16 +22,15 @@ func TestFake(t *testing.T) {
 			if err := os.Mkdir(run, 0o700); err != nil {
 				tb.Fatal(err)
 			}
-			for _, name := range []string{"kernel", "disk"} {
-				if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
-					tb.Fatal(err)
-				}
+			disk := filepath.Join(dir, "disk")
+			if err := os.WriteFile(disk, nil, 0o600); err != nil {
+				tb.Fatal(err)
 			}
 			return vmm.Spec{
 				ID: "fake", RunDir: run, VCPU: 1, MemoryMiB: 64,
 				ConsoleLog: filepath.Join(dir, "console.log"), VMMLog: filepath.Join(dir, "vmm.log"),
-				Kernel: filepath.Join(dir, "kernel"),
-				Disks:  []vmm.Disk{{Path: filepath.Join(dir, "disk")}},
+				Kernel: "vmlinux",
+				Disks:  []vmm.Disk{{Path: disk}},
 			}
 		},
 		Agent:         true,
