@@ -58,6 +58,11 @@ type file struct {
 // maxFile bounds what is read: a configuration is a page of text.
 const maxFile = 1 << 20
 
+// Defaults is the configuration of a user who has no file.
+func Defaults(dirs paths.Dirs) Config {
+	return Config{DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto", LogLevel: slog.LevelInfo}
+}
+
 // Load reads the configuration file of dirs. A missing file is the defaults.
 // An unknown key, a wrong type or a bad value is an error of one line that
 // names file, line and key.
@@ -65,7 +70,7 @@ func Load(dirs paths.Dirs) (Config, error) {
 	path := dirs.ConfigFile()
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return parse(nil, path, dirs)
+		return Defaults(dirs), nil
 	}
 	if err != nil {
 		return Config{}, fmt.Errorf("cannot read the configuration: %w", err)
@@ -86,7 +91,7 @@ func parse(data []byte, path string, dirs paths.Dirs) (Config, error) {
 	if err := decoder.DisallowUnknownFields().Decode(&f); err != nil {
 		return Config{}, decodeError(path, data, err)
 	}
-	config := Config{DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto", LogLevel: slog.LevelInfo}
+	config := Defaults(dirs)
 	for _, key := range []struct {
 		name string
 		set  func() error

@@ -44,16 +44,12 @@ func runtimeDirectory(_ context.Context, deps Deps) []Row {
 	return []Row{pass("runtime directory", deps.Dirs.Runtime)}
 }
 
-func kvm(ctx context.Context, deps Deps) []Row {
-	works, reason := deps.KVM(ctx)
-	if works {
+func virtualization(ctx context.Context, deps Deps) []Row {
+	verdict := deps.KVM(ctx)
+	if verdict.Working {
 		return []Row{pass("KVM", "it runs guest code at speed")}
 	}
-	hint := "VMs are emulated, which works and is slower; for speed, use a host whose processor's virtualisation is turned on and passed through"
-	if errors.Is(unix.Access("/dev/kvm", unix.R_OK|unix.W_OK), unix.EACCES) {
-		hint = "give yourself access, then log in again: sudo usermod -aG kvm $USER"
-	}
-	return []Row{warn("KVM", reason, hint)}
+	return []Row{warn("KVM", verdict.Reason+"; VMs are emulated, which works but is slower", verdict.Hint)}
 }
 
 // drivers makes a row for each VMM. One that works is enough, unless the

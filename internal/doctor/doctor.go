@@ -13,6 +13,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/paths"
 	"banger/internal/vmm"
+	"banger/internal/vmm/kvm"
 )
 
 // Status of a check.
@@ -43,9 +44,8 @@ type Deps struct {
 	ConfigErr error
 	// Drivers in the order in which "auto" would take them.
 	Drivers []vmm.Driver
-	// KVM says whether KVM runs guest code at speed, and in a sentence why
-	// not.
-	KVM func(ctx context.Context) (works bool, reason string)
+	// KVM says whether KVM runs guest code at speed.
+	KVM func(ctx context.Context) kvm.Verdict
 	// Image and Kernel return an entry of the store or of the catalog.
 	Image  func(ctx context.Context, name string) (api.Image, error)
 	Kernel func(ctx context.Context, name string) (api.Kernel, error)
@@ -67,7 +67,7 @@ func Failed(rows []Row) bool {
 // order.
 func Run(ctx context.Context, deps Deps) []Row {
 	checks := []func(context.Context, Deps) []Row{
-		architecture, configuration, runtimeDirectory, kvm, drivers, tools, fetching, imageAndKernel,
+		architecture, configuration, runtimeDirectory, virtualization, drivers, tools, fetching, imageAndKernel,
 		database, diskSpace, key, shortcut, network, defaults,
 	}
 	var rows []Row

@@ -15,6 +15,7 @@ import (
 	"banger/internal/ssh"
 	"banger/internal/sshconfig"
 	"banger/internal/vmm"
+	"banger/internal/vmm/kvm"
 )
 
 // driver only probes.
@@ -55,7 +56,7 @@ func healthy(t *testing.T) doctor.Deps {
 			driver{name: "firecracker", found: vmm.Capability{Usable: true, Accelerated: true, Binary: "/fc", Version: "1.0"}},
 			driver{name: "qemu", found: vmm.Capability{Usable: true, Accelerated: true, Binary: "/qemu", Version: "9.0"}},
 		},
-		KVM: func(context.Context) (bool, string) { return true, "" },
+		KVM: func(context.Context) kvm.Verdict { return kvm.Verdict{Working: true} },
 		Image: func(_ context.Context, name string) (api.Image, error) {
 			return api.Image{Name: name, Present: true, Kernel: "k", Size: 1 << 30}, nil
 		},
@@ -117,8 +118,8 @@ func TestProblems(t *testing.T) {
 			}
 		}, "runtime directory", doctor.Fail, "others can enter", "XDG_RUNTIME_DIR"},
 		{"no KVM", func(_ *testing.T, d *doctor.Deps) {
-			d.KVM = func(context.Context) (bool, string) { return false, "too slow" }
-		}, "KVM", doctor.Warn, "too slow", ""},
+			d.KVM = func(context.Context) kvm.Verdict { return kvm.Verdict{Reason: "too slow", Hint: "buy another"} }
+		}, "KVM", doctor.Warn, "too slow", "buy another"},
 		{"one VMM of two", func(_ *testing.T, d *doctor.Deps) { d.Drivers = []vmm.Driver{unusable, slow} }, "VMM firecracker", doctor.Warn, "no binary; no KVM", ""},
 		{"emulation", func(_ *testing.T, d *doctor.Deps) { d.Drivers = []vmm.Driver{unusable, slow} }, "VMM qemu", doctor.Pass, "/qemu 7.2, by emulation", ""},
 		{"the VMM that is wanted", func(_ *testing.T, d *doctor.Deps) {

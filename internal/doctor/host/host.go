@@ -1,0 +1,81 @@
+// Package host gives doctor this machine to look at.
+package host
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"banger/internal/api"
+	"banger/internal/config"
+	"banger/internal/disk"
+	"banger/internal/doctor"
+	"banger/internal/image"
+	"banger/internal/kernel"
+	"banger/internal/paths"
+	"banger/internal/store"
+	"banger/internal/vmm"
+	"banger/internal/vmm/kvm"
+	"banger/internal/vmm/qemu"
+)
+
+// Deps returns what doctor looks at on this machine. Nothing is looked at yet,
+// but for the configuration.
+func Deps(dirs paths.Dirs) (doctor.Deps, error) {
+	settings, configErr := config.Load(dirs)
+	if configErr != nil {
+		settings = config.Defaults(dirs) // the other checks go by these
+	}
+	images, err := image.Open(dirs.Images(), image.Options{Mirror: settings.DebianMirror})
+	if err != nil {
+		return doctor.Deps{}, err
+	}
+	log := slog.New(slog.DiscardHandler)
+	kernels := kernel.New(kernel.Options{Dir: dirs.Kernels(), CacheDir: dirs.Cache, Mirror: settings.DebianMirror, Log: log})
+	probe := func(ctx context.Context) kvm.Verdict { return kvm.Probe(ctx, kvm.Device, dirs.Cache) }
+	return doctor.Deps{
+		Dirs: dirs, Config: settings, ConfigErr: configErr,
+		Drivers: []vmm.Driver{qemu.New(qemu.Options{Binary: settings.QEMUBin, KVM: probe, Log: log})},
+		KVM:     probe,
+		Image: func(_ context.Context, name string) (api.Image, error) {
+			found, err := images.Get(name)
+			if isNotFound(err) {
+				return doctor.FindImage(name, images.Available())
+			}
+			if err != nil {
+				return api.Image{}, err
+			}
+			return found.API(), nil
+		},
+		Kernel: func(_ context.Context, name string) (api.Kernel, error) {
+			found, err := kernels.Get(name)
+			if err == nil {
+				return found.Info(), nil
+			}
+			if !isNotFound(err) {
+				return api.Kernel{}, err
+			}
+			available, availableErr := kernels.Available()
+			if availableErr != nil {
+				return api.Kernel{}, availableErr
+			}
+			for _, entry := range available {
+				if entry.Name == name {
+					return entry, nil
+				}
+			}
+			return api.Kernel{}, err
+		},
+		CanFetch: kernel.Check,
+		Schema: func(ctx context.Context) (have, want int, err error) {
+			schema, err := store.CheckSchema(ctx, dirs.Database())
+			return schema.Version, schema.Want, err
+		},
+		LookPath: disk.FindTool,
+	}, nil
+}
+
+func isNotFound(err error) bool {
+	answered, ok := errors.AsType[*api.Error](err)
+	return ok && answered.Kind == api.KindNotFound
+}
