@@ -75,7 +75,7 @@ func becomeNobody() error {
 func dropCapabilities() error {
 	// The bounding set needs a privilege itself: without it there is nothing
 	// to gain from an exec either, which no_new_privs forbids anyway.
-	for capability := uintptr(0); capability < 64; capability++ {
+	for capability := range uintptr(64) {
 		if _, _, errno := psx.Syscall3(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, capability, 0); errno != 0 {
 			break
 		}

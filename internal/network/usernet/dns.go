@@ -55,9 +55,9 @@ func (n *network) listenDNS(ctx context.Context) error {
 	}
 	packets := gonet.NewUDPConn(&queue, endpoint)
 	context.AfterFunc(ctx, func() {
-		packets.Close()
+		_ = packets.Close() // no way to fail
 		listener.Shutdown()
-		listener.Close()
+		_ = listener.Close()
 	})
 	n.running.Go(func() { n.serveDNSPackets(ctx, packets) })
 	n.running.Go(func() { n.serveDNSStreams(ctx, listener) })
@@ -115,7 +115,9 @@ func (n *network) serveDNSStreams(ctx context.Context, listener net.Listener) {
 			defer conn.Close()
 			stop := context.AfterFunc(ctx, func() { conn.Close() })
 			defer stop()
-			for n.answerStream(ctx, conn) == nil {
+			var err error
+			for err == nil {
+				err = n.answerStream(ctx, conn)
 			}
 		})
 	}

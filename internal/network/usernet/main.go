@@ -136,12 +136,12 @@ func limits(cfg *Config) error {
 // this process may still bind a socket.
 func probeIPv6() {
 	if conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv6loopback}); err == nil {
-		conn.Close()
+		_ = conn.Close()
 	}
 }
 
 func acceptOne(listener *net.UnixListener) (net.Conn, error) {
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	if err := listener.SetDeadline(time.Now().Add(ConnectTimeout)); err != nil {
 		return nil, fmt.Errorf("cannot wait for the VMM: %w", err)
 	}

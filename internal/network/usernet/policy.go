@@ -110,7 +110,7 @@ func (j *judge) check(addr netip.Addr) error {
 	}
 	networks, err := j.hostNetworks()
 	if err != nil {
-		return fmt.Errorf("%w: cannot list the host's addresses: %v", errRefused, err)
+		return fmt.Errorf("%w: cannot list the host's addresses: %w", errRefused, err)
 	}
 	isHost := slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Addr() == addr })
 	if isHost || j.isLocal(addr) {

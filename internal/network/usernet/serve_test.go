@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -453,7 +454,7 @@ func BenchmarkTCP(b *testing.B) {
 					}
 					conn.CloseWrite()
 					got, err := io.ReadAll(conn)
-					if string(got) != fmt.Sprint(total) {
+					if string(got) != strconv.FormatInt(total, 10) {
 						b.Fatalf("the host got %s of %d bytes, %v", got, total, err)
 					}
 					return

@@ -50,7 +50,7 @@ func Start(ctx context.Context, options Options) (_ *process.Process, err error)
 	unixListener := listener.(*net.UnixListener)
 	// The process listens on; without files it could not make the socket.
 	unixListener.SetUnlinkOnClose(false)
-	defer unixListener.Close()
+	defer listener.Close()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, os.Remove(options.Socket))

@@ -105,9 +105,9 @@ func (n *network) acceptTCP(ctx context.Context, request *tcp.ForwarderRequest) 
 
 // abort closes with a reset.
 func abort(conn *net.TCPConn) {
-	// Fails only on a closed connection.
+	// These fail only on a closed connection.
 	_ = conn.SetLinger(0)
-	conn.Close()
+	_ = conn.Close()
 }
 
 // carry moves data both ways until both directions have ended, or one failed:
@@ -129,7 +129,7 @@ func (n *network) carry(ctx context.Context, guest tcpip.Endpoint, queue *waiter
 		fail()
 	}
 	both.Wait()
-	host.Close()
+	_ = host.Close() // both directions have ended
 	guest.Close()
 }
 

@@ -64,7 +64,7 @@ func (n *network) acceptUDP(ctx context.Context, request *udp.ForwarderRequest) 
 	var queue waiter.Queue
 	guest, terr := request.CreateEndpoint(&queue)
 	if terr != nil {
-		host.Close()
+		_ = host.Close()
 		// Taken by a flow that began just now, or the stack is closing.
 		return true
 	}
@@ -95,7 +95,7 @@ type flow struct {
 func (f *flow) close() {
 	f.closeOnce.Do(func() {
 		close(f.closed)
-		f.host.Close()
+		_ = f.host.Close()
 		f.guest.Close()
 	})
 }
