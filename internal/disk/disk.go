@@ -49,7 +49,7 @@ func Create(ctx context.Context, path string, size int64) (err error) {
 	}
 	// The file is all zeros, so nothing has to be zeroed, by mke2fs or later
 	// by the guest; e2fsprogs before 1.47 cannot be told so.
-	args := []string{"-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-O", features, "-E", "nodiscard,assume_storage_prezeroed=1", temporary}
+	args := []string{"-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-i", "16384", "-m", "0", "-O", features, "-E", "nodiscard,assume_storage_prezeroed=1", temporary}
 	if err := run(ctx, "mke2fs", args...); err != nil {
 		if ctx.Err() != nil || isNoSpace(err) {
 			return wrap("create the disk", path, err)
