@@ -27,13 +27,14 @@ import (
 const (
 	maxImage   = 128 << 20 // vmlinuz
 	maxSmall   = 8 << 20   // modules.dep and the like
-	maxModule  = 32 << 20  // one module, unpacked
+	maxModule  = 32 << 20  // one module
 	maxModules = 1 << 30   // the modules disk
 )
 
 // hook gets the package that the metapackage $package depends on, and nothing
 // else that it depends on: apt verifies it as it would for an installation.
-// What [unpack] expects is then below kernel/ in the tree.
+// What [unpack] expects is then below kernel/ in the tree. Modules are not kept
+// compressed: guests load them at every start, and pay for it each time.
 const hook = `set -eu
 real=$(apt-cache --no-all-versions show "$package" | sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p')
 if [ -z "$real" ]; then echo "E: no kernel package found by way of $package" >&2; exit 1; fi
@@ -48,7 +49,8 @@ dpkg-deb --field "$deb" Package Version >control
 sha256sum "$deb" | cut -d' ' -f1 >sha256
 dpkg-deb --fsys-tarfile "$deb" | tar -x ./boot ./usr/lib/modules
 rm "$deb"
-echo "I: indexing the kernel's modules..." >&2
+echo "I: unpacking and indexing the kernel's modules..." >&2
+find usr/lib/modules -name '*.ko.xz' -print0 | xargs -0 -r -n 64 -P "$(nproc)" xz -d
 PATH="$PATH:/usr/sbin:/sbin"
 for dir in usr/lib/modules/*; do depmod -b "$1/kernel" "$(basename "$dir")"; done
 `
@@ -59,13 +61,17 @@ func Check(ctx context.Context) error {
 	if err := debian.Check(ctx); err != nil {
 		return err
 	}
-	for tool, pkg := range map[string]string{"depmod": "kmod", "dpkg-deb": "dpkg"} {
-		if !haveTool(tool) {
-			return &api.Error{
-				Kind:    api.KindState,
-				Message: fmt.Sprintf("cannot fetch kernels: this machine lacks %s", tool),
-				Hint:    "sudo apt-get install " + pkg,
-			}
+	var missing []string
+	for _, tool := range []struct{ name, pkg string }{{"dpkg-deb", "dpkg"}, {"depmod", "kmod"}, {"xz", "xz-utils"}} {
+		if !haveTool(tool.name) {
+			missing = append(missing, tool.pkg)
+		}
+	}
+	if len(missing) > 0 {
+		return &api.Error{
+			Kind:    api.KindState,
+			Message: "cannot fetch kernels: this machine lacks " + strings.Join(missing, ", "),
+			Hint:    "sudo apt-get install " + strings.Join(missing, " "),
 		}
 	}
 	return nil
@@ -223,75 +229,78 @@ func writeModules(ctx context.Context, archive io.ReadSeeker, version string, or
 	}
 	defer disk.Close()
 
-	wanted := make(map[string]bool)
+	boot := make(map[string]bool)
 	for _, name := range order {
-		wanted[name] = true
+		boot[name] = false // not written yet
 	}
-	boot := make(map[string]string) // path in the archive to file name
 	reader, writer := io.Pipe()
-	done := make(chan error, 1)
+	sent := make(chan error, 1)
 	go func() {
 		out := bufio.NewWriterSize(writer, 1<<20)
 		tw := tar.NewWriter(out)
-		err := each(ctx, archive, func(name string, header *tar.Header, r io.Reader) error {
-			name, ok := strings.CutPrefix(name, modulesPrefix)
-			if !ok || (name != version && !strings.HasPrefix(name, version+"/")) {
+		err := eachModule(ctx, archive, version, tw, func(name string, data []byte) error {
+			if _, ok := boot[name]; !ok {
 				return nil
 			}
-			entry := tar.Header{Typeflag: header.Typeflag, Name: name, Size: header.Size, ModTime: header.ModTime, Mode: 0o644}
-			switch header.Typeflag {
-			case tar.TypeDir:
-				entry.Mode = 0o755
-			case tar.TypeReg:
-			default: // a link to the sources at most
-				return nil
-			}
-			if err := tw.WriteHeader(&entry); err != nil {
-				return err
-			}
-			if relative := strings.TrimPrefix(name, version+"/"); wanted[relative] {
-				data, err := readAll(r, maxModule)
-				if err != nil {
-					return err
-				}
-				if boot[relative], err = writeBootModule(data, relative, filepath.Join(dir, dirBootModules)); err != nil {
-					return err
-				}
-				r = bytes.NewReader(data)
-			}
-			_, err := io.Copy(tw, r)
-			return err
+			boot[name] = true
+			return os.WriteFile(filepath.Join(dir, dirBootModules, path.Base(name)), data, 0o600)
 		})
 		if err == nil {
 			err = errors.Join(tw.Close(), out.Flush())
 		}
 		writer.CloseWithError(err) // nil is the end of file
-		done <- err
+		sent <- err
 	}()
 	err = tar2ext4.Convert(reader, disk, tar2ext4.MaximumDiskSize(maxModules))
 	reader.CloseWithError(err) // lets the other side end if Convert did not read all
-	if sendErr := <-done; err == nil && sendErr != nil && !errors.Is(sendErr, io.ErrClosedPipe) {
-		err = sendErr
+	if sendErr := <-sent; sendErr != nil && !errors.Is(sendErr, io.ErrClosedPipe) {
+		err = sendErr // what Convert says then comes of it
 	}
 	if err != nil {
 		return nil, err
 	}
 	names := make([]string, len(order))
-	for i, module := range order {
-		if names[i] = boot[module]; names[i] == "" {
-			return nil, fmt.Errorf("the package does not have %q", module)
+	for i, name := range order {
+		if !boot[name] {
+			return nil, fmt.Errorf("the package does not have %q", name)
 		}
+		names[i] = path.Base(name)
 	}
 	return names, disk.Close()
 }
 
-// writeBootModule unpacks a module into dir and returns its file's name there.
-func writeBootModule(data []byte, name, dir string) (string, error) {
-	data, name, err := decompress(data, path.Base(name), maxModule)
-	if err != nil {
-		return "", fmt.Errorf("cannot unpack the module %q: %w", name, err)
-	}
-	return name, os.WriteFile(filepath.Join(dir, name), data, 0o600)
+// eachModule writes to tw the version's directory of the archive, as what
+// belongs on /usr/lib/modules, with the signatures of modules taken off. It
+// calls f for each module with its path below that directory.
+func eachModule(ctx context.Context, archive io.ReadSeeker, version string, tw *tar.Writer, f func(name string, data []byte) error) error {
+	return each(ctx, archive, func(name string, header *tar.Header, r io.Reader) error {
+		name, ok := strings.CutPrefix(name, modulesPrefix)
+		if !ok || (name != version && !strings.HasPrefix(name, version+"/")) {
+			return nil
+		}
+		switch header.Typeflag {
+		case tar.TypeDir:
+			return tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name, ModTime: header.ModTime, Mode: 0o755})
+		case tar.TypeReg:
+		default: // a link to the sources at most
+			return nil
+		}
+		data, err := readAll(r, maxModule)
+		if err != nil {
+			return fmt.Errorf("cannot read %q: %w", name, err)
+		}
+		if path.Ext(name) == ".ko" {
+			data = withoutSignature(data)
+			if err := f(strings.TrimPrefix(name, version+"/"), data); err != nil {
+				return err
+			}
+		}
+		if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: header.ModTime, Mode: 0o644, Size: int64(len(data))}); err != nil {
+			return err
+		}
+		_, err = tw.Write(data)
+		return err
+	})
 }
 
 // each calls f for every entry of the archive, with its name cleaned and
