@@ -56,6 +56,12 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 		return nil, fmt.Errorf("%w: nothing answers on %s", ErrNotRunning, c.Socket)
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		return nil, foreignSocket(c.Socket, "you may not use it")
+	case errors.Is(err, syscall.EINVAL) && len(c.Socket) > maxSocketPath:
+		return nil, &api.Error{
+			Kind:    api.KindState,
+			Message: fmt.Sprintf("cannot use the socket %q: its path has %d bytes and at most %d are allowed", c.Socket, len(c.Socket), maxSocketPath),
+			Hint:    "set XDG_RUNTIME_DIR to a directory with a shorter path",
+		}
 	default:
 		return nil, fmt.Errorf("cannot connect to bangerd: %w", err)
 	}
@@ -70,6 +76,9 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	}
 	return conn, nil
 }
+
+// maxSocketPath is what fits sun_path with its final NUL.
+const maxSocketPath = 107
 
 func foreignSocket(socket, why string) error {
 	return &api.Error{
