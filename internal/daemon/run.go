@@ -1,0 +1,282 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"banger/internal/api"
+	"banger/internal/config"
+	"banger/internal/image"
+	"banger/internal/kernel"
+	"banger/internal/paths"
+	"banger/internal/progress"
+	"banger/internal/ssh"
+	"banger/internal/store"
+	"banger/internal/version"
+	"banger/internal/vm"
+	"banger/internal/vmm"
+	"banger/internal/vmm/kvm"
+	"banger/internal/vmm/qemu"
+)
+
+// Options of [Run].
+type Options struct {
+	Getenv func(string) string
+	// Executable is this program's path: what belongs to it is found from there.
+	Executable string
+}
+
+const (
+	// finishTimeout is what running operations get to finish when bangerd is
+	// stopped; what has not by then is undone.
+	finishTimeout = 5 * time.Second
+	// answerTimeout is what their answers get after that.
+	answerTimeout = 5 * time.Second
+)
+
+// Run is bangerd: it returns when ctx ends or a client asks for its stop, or
+// at once, without an error, if another bangerd runs.
+func Run(ctx context.Context, options Options) (err error) {
+	began := time.Now()
+	dirs, err := paths.New(options.Getenv)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(dirs.MakeRuntime(), dirs.MakeState()); err != nil {
+		return err
+	}
+	settings, err := config.Load(dirs)
+	if err != nil {
+		return err
+	}
+	lock, err := lockDaemon(ctx, dirs)
+	if errors.Is(err, errRunning) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	logFile, err := openLog(dirs.DaemonLog(), maxLog)
+	if err != nil {
+		return err
+	}
+	defer logFile.Close()
+	log := slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: settings.LogLevel}))
+	defer func() {
+		if err != nil {
+			log.Error("bangerd ends", "error", err)
+		}
+	}()
+
+	db, err := store.Open(ctx, dirs.Database())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	d, err := wire(dirs, settings, db, options, log)
+	if err != nil {
+		return err
+	}
+	if err := d.vms.Reconcile(ctx); err != nil {
+		return err
+	}
+	listener, err := listen(ctx, dirs.Socket(), log)
+	if err != nil {
+		return err
+	}
+	d.background(ctx, dirs, settings)
+	return d.serve(ctx, listener, api.Daemon{
+		Version: version.Version, Build: version.Build(), PID: os.Getpid(), Started: began.UTC().Truncate(time.Millisecond), Socket: dirs.Socket(),
+	})
+}
+
+// daemon is bangerd with all its parts.
+type daemon struct {
+	vms     *vm.Manager
+	images  *image.Store
+	kernels *kernel.Store
+	drivers []vmm.Driver
+	log     *slog.Logger
+}
+
+func wire(dirs paths.Dirs, settings config.Config, db *store.Store, options Options, log *slog.Logger) (*daemon, error) {
+	images, err := image.Open(dirs.Images(), image.Options{Mirror: settings.DebianMirror})
+	if err != nil {
+		return nil, err
+	}
+	kernels := kernel.New(kernel.Options{Dir: dirs.Kernels(), CacheDir: dirs.Cache, Mirror: settings.DebianMirror, Log: log})
+	drivers := allDrivers(dirs, settings, log)
+	agent := agentBinary(options)
+	load := func() (config.Config, error) { return config.Load(dirs) }
+	manager := vm.New(vm.Config{
+		Dirs: dirs, Store: db, Drivers: drivers, Load: load, Log: log,
+		Image: func(ctx context.Context, name string, report progress.Func) (vm.Image, error) {
+			i, err := images.Pull(ctx, name, report)
+			if err != nil {
+				return vm.Image{}, err
+			}
+			return vm.Image{Name: i.Name, Digest: i.Digest, Path: i.RootDisk(), Kernel: i.Kernel}, nil
+		},
+		Kernel: func(ctx context.Context, name string, report progress.Func) (vm.Kernel, error) {
+			k, err := kernels.Pull(ctx, name, report)
+			if err != nil {
+				return vm.Kernel{}, err
+			}
+			initramfs, err := kernels.Initramfs(ctx, k, agent)
+			if err != nil {
+				return vm.Kernel{}, err
+			}
+			return vm.Kernel{Name: k.Name, Digest: k.Digest, Vmlinux: k.Vmlinux(), Initramfs: initramfs, Modules: k.ModulesDisk()}, nil
+		},
+		AuthorizedKeys: func() ([]string, error) {
+			now, err := load()
+			if err != nil {
+				return nil, err
+			}
+			key, err := ssh.LoadOrCreateKey(now.SSHKeyPath)
+			return []string{key}, err
+		},
+		NewHostKey: ssh.NewHostKey,
+		Publish:    publisher(dirs, load, options.Executable),
+	})
+	return &daemon{vms: manager, images: images, kernels: kernels, drivers: drivers, log: log}, nil
+}
+
+// allDrivers are the VMM drivers that the configuration allows, best first.
+func allDrivers(dirs paths.Dirs, settings config.Config, log *slog.Logger) []vmm.Driver {
+	drivers := []vmm.Driver{
+		qemu.New(qemu.Options{
+			Binary: settings.QEMUBin,
+			KVM:    func(ctx context.Context) kvm.Verdict { return kvm.Probe(ctx, kvmDevice, dirs.Cache) },
+			Log:    log,
+		}),
+	}
+	if settings.VMM == "auto" {
+		return drivers
+	}
+	return slices.DeleteFunc(drivers, func(d vmm.Driver) bool { return d.Name() != settings.VMM })
+}
+
+const kvmDevice = "/dev/kvm"
+
+// agentBinary is where `make install` puts the guests' agent, or `make build`.
+func agentBinary(options Options) string {
+	if path := options.Getenv("BANGER_AGENT"); path != "" {
+		return path
+	}
+	const name = "banger-vsock-agent"
+	dir := filepath.Dir(options.Executable)
+	installed := filepath.Join(dir, "..", "lib", "banger", name)
+	if _, err := os.Stat(installed); err == nil {
+		return installed
+	}
+	return filepath.Join(dir, name)
+}
+
+// publisher keeps the files for ssh.
+func publisher(dirs paths.Dirs, load func() (config.Config, error), executable string) func([]store.VM) error {
+	return func(vms []store.VM) error {
+		settings, err := load()
+		if err != nil {
+			return err
+		}
+		hosts := make([]ssh.KnownHost, 0, len(vms))
+		for _, record := range vms {
+			host := ssh.KnownHost{Name: record.Name}
+			for _, key := range record.HostKeys {
+				host.Keys = append(host.Keys, key.Public)
+			}
+			hosts = append(hosts, host)
+		}
+		return errors.Join(
+			ssh.WriteKnownHosts(dirs.KnownHosts(), hosts),
+			ssh.WriteConfig(dirs.SSHConfig(), ssh.ConfigOptions{
+				Key: settings.SSHKeyPath, KnownHosts: dirs.KnownHosts(), Banger: filepath.Join(filepath.Dir(executable), "banger"),
+			}),
+		)
+	}
+}
+
+// background does what nobody has to wait for.
+func (d *daemon) background(ctx context.Context, dirs paths.Dirs, settings config.Config) {
+	go func() {
+		ssh.RemoveLegacyConfig(ctx, dirs.Config, settings.SSHKeyPath, d.log)
+		for _, sweep := range []func(context.Context) error{d.images.Sweep, d.kernels.Sweep} {
+			if err := sweep(ctx); err != nil && ctx.Err() == nil {
+				d.log.Warn("cannot clean up a store", "error", err)
+			}
+		}
+		for _, driver := range d.drivers {
+			capability := driver.Probe(ctx)
+			d.log.Info("VMM driver", "name", driver.Name(), "usable", capability.Usable, "accelerated", capability.Accelerated,
+				"version", capability.Version, "reasons", strings.Join(capability.Reasons, "; "))
+		}
+	}()
+}
+
+// serve answers requests until ctx ends or one asks for the end. What it
+// leaves running is the VMs.
+func (d *daemon) serve(ctx context.Context, listener net.Listener, about api.Daemon) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	handlers := &Server{
+		VMs:     d.vms,
+		Images:  imageCatalog{store: d.images, vms: d.vms},
+		Kernels: kernelCatalog{store: d.kernels, vms: d.vms},
+		About:   about, Stop: stop, Log: d.log,
+	}
+	server := &http.Server{
+		Handler:           handlers.Handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
+	}
+	d.log.Info("bangerd answers", "version", about.Version, "build", about.Build, "pid", strconv.Itoa(about.PID), "socket", about.Socket)
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		err = fmt.Errorf("cannot answer requests: %w", err)
+	}
+	return errors.Join(err, d.shutDown(context.WithoutCancel(ctx), server, handlers))
+}
+
+func (d *daemon) shutDown(ctx context.Context, server *http.Server, handlers *Server) error {
+	d.log.Info("bangerd stops")
+	// No new connections from here on; those there are get their answers.
+	answering, cancelAnswering := context.WithTimeout(ctx, finishTimeout+answerTimeout)
+	defer cancelAnswering()
+	answered := make(chan error, 1)
+	go func() { answered <- server.Shutdown(answering) }()
+	finishing, cancelFinishing := context.WithTimeout(ctx, finishTimeout)
+	defer cancelFinishing()
+	err := d.vms.Close(finishing)
+	handlers.streams.close()
+	if shutdownErr := <-answered; shutdownErr != nil {
+		// Logs that are followed have no end of their own.
+		err = errors.Join(err, server.Close())
+	}
+	return err
+}
+
+// Report writes what ended bangerd, in the form that the client looks for.
+func Report(w io.Writer, err error) {
+	shown := apiError(err)
+	fmt.Fprintf(w, "bangerd: %s\n", shown.Message)
+	if shown.Hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", shown.Hint)
+	}
+}
