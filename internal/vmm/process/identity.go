@@ -54,7 +54,8 @@ func parseStat(data []byte) (stat, error) {
 		return stat{}, fmt.Errorf("unexpected content of its stat file: %.80q", data)
 	}
 	fields := bytes.Fields(data[end+1:])
-	const state, startTime = 3 - 3, 22 - 3 // fields count from 1; the first here is the third
+	// Fields are numbered from 1, and fields[0] is the third.
+	const state, startTime = 0, 22 - 3
 	if len(fields) <= startTime || len(fields[state]) != 1 {
 		return stat{}, fmt.Errorf("unexpected content of its stat file: %.80q", data)
 	}

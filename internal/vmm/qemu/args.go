@@ -92,7 +92,7 @@ func arguments(spec vmm.Spec, on host) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		args = append(args, "-netdev", netdev, "-device", "virtio-net-device,netdev=net,mac="+spec.NIC.MAC)
+		args = append(args, "-netdev", netdev, "-device", "virtio-net-device,netdev=net,mac="+escape(spec.NIC.MAC))
 	}
 	return args, nil
 }
@@ -122,17 +122,14 @@ func kernelArguments(spec vmm.Spec, on host) string {
 }
 
 // diskArguments adds one disk. The n-th becomes the guest's n-th vd device.
+// QEMU's default for the cache is the right one: the host's page cache, which
+// guests share, and a guest's flush is an fsync.
 func diskArguments(n int, disk vmm.Disk) ([]string, error) {
-	type cache struct {
-		Direct  bool `json:"direct"`
-		NoFlush bool `json:"no-flush"`
-	}
 	type file struct {
 		Driver   string `json:"driver"`
 		Filename string `json:"filename"`
 		AIO      string `json:"aio"`
 		Discard  string `json:"discard,omitempty"`
-		Cache    cache  `json:"cache"`
 	}
 	type node struct {
 		Driver       string `json:"driver"`
@@ -140,7 +137,6 @@ func diskArguments(n int, disk vmm.Disk) ([]string, error) {
 		ReadOnly     bool   `json:"read-only"`
 		Discard      string `json:"discard,omitempty"`
 		DetectZeroes string `json:"detect-zeroes,omitempty"`
-		Cache        cache  `json:"cache"`
 		File         file   `json:"file"`
 	}
 	name := "disk" + strconv.Itoa(n)

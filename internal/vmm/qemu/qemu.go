@@ -240,7 +240,7 @@ func queryRunning(ctx context.Context, socket string) error {
 	if err != nil {
 		return err
 	}
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	var status struct {
 		Running bool   `json:"running"`
 		Status  string `json:"status"`

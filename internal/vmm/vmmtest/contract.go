@@ -147,6 +147,7 @@ func (h Harness) client(t *testing.T, m vmm.Machine) (*agent.Client, wire.Hello)
 }
 
 func testBoot(t *testing.T, h Harness) {
+	t.Helper()
 	driver := h.Driver(t)
 	if c := driver.Probe(h.context(t)); !c.Usable || c.Version == "" || c.Binary == "" {
 		t.Fatalf("not usable: %+v", c)
@@ -202,6 +203,7 @@ func session(t *testing.T, pid int) int {
 }
 
 func testAgent(t *testing.T, h Harness) {
+	t.Helper()
 	if !h.Agent {
 		t.Skip("this guest has no agent")
 	}
@@ -267,6 +269,7 @@ func (h Harness) exec(t *testing.T, client *agent.Client, script, stdin string) 
 }
 
 func testShutdown(t *testing.T, h Harness) {
+	t.Helper()
 	if !h.Agent {
 		t.Skip("this guest has no agent")
 	}
@@ -285,6 +288,7 @@ func testShutdown(t *testing.T, h Harness) {
 }
 
 func testCrash(t *testing.T, h Harness) {
+	t.Helper()
 	m := h.boot(t, h.Driver(t), h.Spec(t))
 	if err := syscall.Kill(m.Handle().PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -300,6 +304,7 @@ func testCrash(t *testing.T, h Harness) {
 }
 
 func testAdopt(t *testing.T, h Harness) {
+	t.Helper()
 	first := h.boot(t, h.Driver(t), h.Spec(t))
 	handle := first.Handle()
 	var before wire.Hello
@@ -315,7 +320,7 @@ func testAdopt(t *testing.T, h Harness) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.Close()
+	defer func() { _ = m.Close() }()
 	if m.Handle() != handle || !running(m) {
 		t.Errorf("adopted %+v, want %+v", m.Handle(), handle)
 	}
@@ -331,6 +336,7 @@ func testAdopt(t *testing.T, h Harness) {
 }
 
 func testAdoptGone(t *testing.T, h Harness) {
+	t.Helper()
 	driver := h.Driver(t)
 	m := h.boot(t, driver, h.Spec(t))
 	handle := m.Handle()
@@ -370,6 +376,7 @@ func (h Harness) undone(t *testing.T, spec vmm.Spec) {
 }
 
 func testMissing(t *testing.T, h Harness) {
+	t.Helper()
 	driver := h.Driver(t)
 	for _, test := range []struct {
 		name  string
@@ -397,6 +404,7 @@ func testMissing(t *testing.T, h Harness) {
 }
 
 func testCanceled(t *testing.T, h Harness) {
+	t.Helper()
 	driver := h.Driver(t)
 	// From before the start to after its end.
 	for _, after := range []time.Duration{0, time.Millisecond, 10 * time.Millisecond, 40 * time.Millisecond} {
@@ -420,6 +428,7 @@ func testCanceled(t *testing.T, h Harness) {
 }
 
 func testBootOutlivesContext(t *testing.T, h Harness) {
+	t.Helper()
 	driver, spec := h.Driver(t), h.Spec(t)
 	ctx, cancel := context.WithCancel(h.context(t))
 	defer cancel()

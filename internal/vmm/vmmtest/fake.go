@@ -254,7 +254,12 @@ type fakeMachine struct {
 func (m *fakeMachine) Handle() vmm.Handle { return m.handle }
 
 func (m *fakeMachine) DialAgent(ctx context.Context) (net.Conn, error) {
-	return m.guest.listener.dial(ctx)
+	select {
+	case <-m.process.Done(): // the agent ends a little later
+		return nil, errors.New("cannot reach the guest's agent: the VM has ended")
+	default:
+		return m.guest.listener.dial(ctx)
+	}
 }
 
 func (m *fakeMachine) Kill(ctx context.Context) error { return m.process.Kill(ctx) }

@@ -1,4 +1,4 @@
-package vmmtest
+package vmmtest_test
 
 import (
 	"os"
@@ -8,12 +8,13 @@ import (
 
 	"banger/internal/agent/wire"
 	"banger/internal/vmm"
+	"banger/internal/vmm/vmmtest"
 )
 
 func TestFake(t *testing.T) {
 	t.Parallel()
-	fake := NewFake(t)
-	Run(t, Harness{
+	fake := vmmtest.NewFake(t)
+	vmmtest.Run(t, vmmtest.Harness{
 		Driver: func(testing.TB) vmm.Driver { return fake },
 		Spec: func(tb testing.TB) vmm.Spec {
 			tb.Helper()
