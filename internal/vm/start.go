@@ -166,9 +166,9 @@ func (m *Manager) specify(ctx context.Context, e *entry, report progress.Func) (
 	if err := disk.Grow(ctx, workDisk(dir), record.DiskBytes); err != nil {
 		return vmm.Spec{}, err
 	}
-	spec := vmm.Spec{
+	return vmm.Spec{
 		ID: record.ID, RunDir: m.config.Dirs.Run(record.ID), ConsoleLog: consoleLog(dir), VMMLog: vmmLog(dir),
-		Kernel: kernel.Vmlinux, Initramfs: kernel.Initramfs, VCPU: record.VCPU, MemoryMiB: record.MemoryMiB,
+		Kernel: kernel.Vmlinux, Initramfs: kernel.Initramfs, Cmdline: m.config.Cmdline, VCPU: record.VCPU, MemoryMiB: record.MemoryMiB,
 		// The guest knows them by this order.
 		Disks: []vmm.Disk{
 			{Path: image.Path, ReadOnly: true},
@@ -177,9 +177,7 @@ func (m *Manager) specify(ctx context.Context, e *entry, report progress.Func) (
 			{Path: kernel.Modules, ReadOnly: true},
 		},
 		NIC: &vmm.NIC{Mode: vmm.NetworkUser, MAC: record.MAC, Address: record.Address + PrefixLength, Gateway: Gateway, DNS: DNS},
-	}
-	spec.Cmdline = m.config.Cmdline(spec)
-	return spec, nil
+	}, nil
 }
 
 // driver returns the first one that can boot a VM here.

@@ -110,7 +110,11 @@ func (m *Manager) powerOff(e *entry) error {
 	ctx, cancel := context.WithTimeout(m.background, vmm.KillTimeout)
 	defer cancel()
 	if err := s.machine.Kill(ctx); err != nil {
-		return fmt.Errorf("cannot kill the VM %q: %w", s.record.Name, err)
+		select {
+		case <-s.machine.Done(): // and who watches it has let go of it already
+		default:
+			return fmt.Errorf("cannot kill the VM %q: %w", s.record.Name, err)
+		}
 	}
 	m.ended(e, s.machine)
 	return nil

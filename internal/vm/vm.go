@@ -45,16 +45,24 @@ type Kernel struct {
 	Vmlinux, Initramfs, Modules string // paths
 }
 
+// Records is where VM records are kept: a [store.Store].
+type Records interface {
+	List(ctx context.Context) ([]store.VM, error)
+	Insert(ctx context.Context, vm store.VM) error
+	Update(ctx context.Context, vm store.VM) error
+	Delete(ctx context.Context, id string) error
+	Fresh() bool
+}
+
 // Config is what a [Manager] works with. All fields are required but those that
 // say so.
 type Config struct {
 	Dirs  paths.Dirs
-	Store *store.Store
+	Store Records
 	// Drivers in the order of preference: the first usable one boots a VM.
 	Drivers []vmm.Driver
-	// Cmdline is the kernel command line for a specification that is
-	// complete but for it.
-	Cmdline func(vmm.Spec) string
+	// Cmdline is added to the kernel command line that the driver makes.
+	Cmdline string
 	// Image and Kernel return what has the name, fetched first if missing.
 	Image  func(ctx context.Context, name string, report progress.Func) (Image, error)
 	Kernel func(ctx context.Context, name string, report progress.Func) (Kernel, error)
@@ -148,9 +156,13 @@ func New(config Config) *Manager {
 var errClosing error = &api.Error{Kind: api.KindCanceled, Message: "bangerd is stopping", Hint: "try again"}
 
 // Close ends the manager: operations get until ctx ends to finish, then they
-// are canceled and undone. VMs run on.
+// are canceled and undone. VMs run on. A second call does nothing.
 func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Lock()
+	if m.closing {
+		m.mu.Unlock()
+		return nil
+	}
 	m.closing = true
 	for _, e := range m.vms {
 		e.stopGrace()
