@@ -94,13 +94,23 @@ func mustRun(vm api.VM) error {
 	}
 }
 
-// ssh runs the host's ssh on a VM until the session ends.
-func (a *app) ssh(ctx context.Context, name string, command []string) error {
+// session opens a login shell in a directory of the guest, "" being the home.
+func (a *app) session(ctx context.Context, name, dir string) error {
+	if dir == "" {
+		return a.ssh(ctx, name, nil)
+	}
+	quoted := "'" + strings.ReplaceAll(dir, "'", `'\''`) + "'"
+	return a.ssh(ctx, name, []string{"cd " + quoted + ` && exec "${SHELL:-/bin/sh}" -l`}, "-t")
+}
+
+// ssh runs the host's ssh, with options of its own, on a VM until the session
+// ends.
+func (a *app) ssh(ctx context.Context, name string, command []string, options ...string) error {
 	dirs, err := a.dirs()
 	if err != nil {
 		return err
 	}
-	argv := ssh.Command(dirs.SSHConfig(), name, []string{"-o", "LogLevel=ERROR"}, command)
+	argv := ssh.Command(dirs.SSHConfig(), name, append([]string{"-o", "LogLevel=ERROR"}, options...), command)
 	if _, err := exec.LookPath(argv[0]); err != nil {
 		return &api.Error{Kind: api.KindState, Message: "cannot find ssh on this host", Hint: "install it: apt install openssh-client; or use: banger vm exec " + name + " -- bash"}
 	}
