@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -217,8 +218,13 @@ func (d *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		conn.Close()
 	})
 	hijack("GET /v1/vms/{ref}/agent", "banger-agent", func(conn net.Conn) {
-		server := &http.Server{Handler: d.agent}
-		server.Serve(&oneConn{conn: conn, closed: make(chan struct{})})
+		listener := &oneConn{conn: conn, closed: make(chan struct{})}
+		server := &http.Server{Handler: d.agent, ConnState: func(_ net.Conn, state http.ConnState) {
+			if state == http.StateHijacked || state == http.StateClosed {
+				listener.Close()
+			}
+		}}
+		server.Serve(listener)
 	})
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	mux.ServeHTTP(w, r)
@@ -228,6 +234,7 @@ func (d *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type oneConn struct {
 	conn   net.Conn
 	once   sync.Once
+	end    sync.Once
 	closed chan struct{}
 }
 
@@ -240,7 +247,11 @@ func (l *oneConn) Accept() (net.Conn, error) {
 	<-l.closed
 	return nil, net.ErrClosed
 }
-func (l *oneConn) Close() error   { close(l.closed); return nil }
+
+func (l *oneConn) Close() error {
+	l.end.Do(func() { close(l.closed) })
+	return nil
+}
 func (l *oneConn) Addr() net.Addr { return l.conn.LocalAddr() }
 
 // run is one run of banger.
@@ -249,7 +260,9 @@ type run struct {
 	stdin  io.Reader
 	env    map[string]string
 	daemon *fakeDaemon // nil: it is down
-	ctx    context.Context
+	// ctx and signals may be set together, to send signals.
+	ctx     context.Context
+	signals *signals
 }
 
 type outcome struct {
@@ -262,9 +275,7 @@ func (r run) do(t *testing.T) outcome {
 	t.Helper()
 	home := t.TempDir()
 	env := map[string]string{"HOME": home, "XDG_RUNTIME_DIR": filepath.Join(home, "run")}
-	for key, value := range r.env {
-		env[key] = value
-	}
+	maps.Copy(env, r.env)
 	var out, errs bytes.Buffer
 	if r.stdin == nil {
 		r.stdin = strings.NewReader("")
@@ -272,8 +283,11 @@ func (r run) do(t *testing.T) outcome {
 	if r.ctx == nil {
 		r.ctx = t.Context()
 	}
-	ctx, sig := watchSignals(r.ctx)
-	defer sig.stop()
+	ctx, sig := r.ctx, r.signals
+	if sig == nil {
+		ctx, sig = watchSignals(ctx)
+		defer sig.stop()
+	}
 	a := newApp(Env{Args: r.args, In: r.stdin, Out: &out, Err: &errs, Getenv: func(key string) string { return env[key] }}, sig)
 	started := 0
 	a.ensure = func(context.Context, paths.Dirs, *client.Client) error {
@@ -309,7 +323,7 @@ func walk(cmd *cobra.Command, visit func(*cobra.Command)) {
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	_, sig := watchSignals(t.Context())
-	defer sig.stop()
+	t.Cleanup(sig.stop)
 	var names [][]string
 	walk(newRoot(newApp(Env{}, sig)), func(cmd *cobra.Command) {
 		names = append(names, strings.Fields(cmd.CommandPath())[1:])
@@ -388,8 +402,8 @@ func TestUsage(t *testing.T) {
 		{"vm start", "the VM's name is missing"},
 		{"vm set a", "there is nothing to change"},
 		{"vm set a --vcpu 0", "bad --vcpu"},
-		{"vm run ./repo", "a workspace PATH is not supported yet"},
-		{"vm run ls -- x", "a workspace PATH is not supported yet"},
+		{"vm run a b", "more than one argument before --"},
+		{"vm run a b -- x", "more than one argument before --"},
 		{"vm run --", "the command after -- is missing"},
 		{"vm run --rm -d", "give one of them"},
 		{"vm run -d -- ls", "--detach runs no command"},
@@ -400,7 +414,7 @@ func TestUsage(t *testing.T) {
 		{"vm run --disk-size 0", "bad --disk-size"},
 		{"vm run --vcpu many", `bad --vcpu: "many" is not a number`},
 		{"vm run --vcpu 1000", "bad --vcpu"},
-		{"vm run --branch x", "unknown flag: --branch"},
+		{"vm run --branch x", "--branch is about a workspace, and no PATH is given"},
 		{"vm create --name=", "--name is empty"},
 		{"vm exec", "the VM's name is missing"},
 		{"vm exec sandbox", "the command to run is missing"},
@@ -564,8 +578,9 @@ func TestCompletion(t *testing.T) {
 				if diff := cmp.Diff(want, strings.Join(names, " ")); diff != "" || got.startedWith != 0 {
 					t.Errorf("daemon %v: %d starts (-want +got):\n%s", daemon != nil, got.startedWith, diff)
 				}
-				// 4 is "no files", 2 "no space after it".
-				if directive := lines[len(lines)-1]; directive != ":4" && directive != ":6" {
+				// 4 is "no files", 2 "no space after it", 16 "directories only".
+				directive := lines[len(lines)-1]
+				if directive != ":4" && directive != ":6" && (directive != ":16" || test.line != "vm run ") {
 					t.Errorf("daemon %v: the directive %s allows file names", daemon != nil, directive)
 				}
 			}

@@ -115,11 +115,25 @@ type exchange struct {
 	conn   net.Conn
 	reader *bufio.Reader
 	resp   *http.Response
+	// stop ends what happens to the connection when the context ends.
+	stop func() bool
 }
 
+func (x *exchange) close() {
+	x.stop()
+	if x.resp != nil {
+		x.resp.Body.Close()
+	}
+	x.conn.Close()
+}
+
+// hangUp is what the end of a context does to most connections.
+func hangUp(conn net.Conn) { conn.Close() }
+
 // send makes a request and reads the head of the answer; an answer that is an
-// error is returned as one. The caller closes conn.
-func (c *Client) send(ctx context.Context, method, path string, in any, upgrade string) (*exchange, error) {
+// error is returned as one. Until the exchange is closed, the end of ctx does
+// cancel to its connection.
+func (c *Client) send(ctx context.Context, method, path string, in any, upgrade string, cancel func(net.Conn)) (*exchange, error) {
 	var body io.Reader
 	if in != nil {
 		encoded, err := json.Marshal(in)
@@ -144,21 +158,19 @@ func (c *Client) send(ctx context.Context, method, path string, in any, upgrade 
 		return nil, err
 	}
 	x := &exchange{conn: conn, reader: bufio.NewReader(conn)}
+	x.stop = context.AfterFunc(ctx, func() { cancel(conn) })
 	if err := x.roundTrip(ctx, req); err != nil {
-		conn.Close()
+		x.close()
 		return nil, err
 	}
 	return x, nil
 }
 
-// roundTrip gives up when ctx ends.
 func (x *exchange) roundTrip(ctx context.Context, req *http.Request) error {
-	stop := context.AfterFunc(ctx, func() { x.conn.Close() })
-	defer stop()
 	if err := req.Write(x.conn); err != nil {
 		return lost(ctx, err)
 	}
-	resp, err := http.ReadResponse(x.reader, req)
+	resp, err := http.ReadResponse(x.reader, req) //nolint:bodyclose // close does
 	if err != nil {
 		return lost(ctx, err)
 	}
@@ -166,7 +178,6 @@ func (x *exchange) roundTrip(ctx context.Context, req *http.Request) error {
 	if resp.StatusCode < http.StatusBadRequest {
 		return nil
 	}
-	defer resp.Body.Close()
 	return answeredError(resp)
 }
 
@@ -197,14 +208,11 @@ func lost(ctx context.Context, err error) error {
 
 // call makes a request whose answer is JSON; out may be nil.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
-	x, err := c.send(ctx, method, path, in, "")
+	x, err := c.send(ctx, method, path, in, "", hangUp)
 	if err != nil {
 		return err
 	}
-	defer x.conn.Close()
-	defer x.resp.Body.Close()
-	stop := context.AfterFunc(ctx, func() { x.conn.Close() })
-	defer stop()
+	defer x.close()
 	body, err := io.ReadAll(io.LimitReader(x.resp.Body, maxAnswer))
 	if err != nil {
 		return lost(ctx, err)
@@ -336,14 +344,11 @@ func (c *Client) Logs(ctx context.Context, ref, source string, follow bool, w io
 	if follow {
 		query.Set("follow", strconv.Itoa(1))
 	}
-	x, err := c.send(ctx, http.MethodGet, vmPath(ref, "/logs?")+query.Encode(), nil, "")
+	x, err := c.send(ctx, http.MethodGet, vmPath(ref, "/logs?")+query.Encode(), nil, "", hangUp)
 	if err != nil {
 		return err
 	}
-	defer x.conn.Close()
-	defer x.resp.Body.Close()
-	stop := context.AfterFunc(ctx, func() { x.conn.Close() })
-	defer stop()
+	defer x.close()
 	if _, err := io.Copy(w, x.resp.Body); err != nil {
 		if follow && ctx.Err() != nil {
 			return nil

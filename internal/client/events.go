@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"time"
 
@@ -69,19 +70,16 @@ func (c *Client) Ports(ctx context.Context, ref string) ([]wire.Port, error) {
 // half of the connection is what tells bangerd to cancel, so that the answer
 // (undone, or done after all) can still be read.
 func (c *Client) events(ctx context.Context, path string, in, out any, report progress.Func) error {
-	x, err := c.send(context.WithoutCancel(ctx), http.MethodPost, path, in, "")
+	x, err := c.send(ctx, http.MethodPost, path, in, "", func(conn net.Conn) {
+		half, ok := conn.(interface{ CloseWrite() error })
+		if !ok || half.CloseWrite() != nil || conn.SetReadDeadline(time.Now().Add(cancelGrace)) != nil {
+			conn.Close()
+		}
+	})
 	if err != nil {
 		return err
 	}
-	defer x.conn.Close()
-	defer x.resp.Body.Close()
-	stop := context.AfterFunc(ctx, func() {
-		half, ok := x.conn.(interface{ CloseWrite() error })
-		if !ok || half.CloseWrite() != nil || x.conn.SetReadDeadline(time.Now().Add(cancelGrace)) != nil {
-			x.conn.Close()
-		}
-	})
-	defer stop()
+	defer x.close()
 
 	lines := bufio.NewScanner(x.resp.Body)
 	lines.Buffer(nil, maxEvent)

@@ -38,12 +38,12 @@ func (s *Stream) CloseWrite() error {
 // upgrade switches a request's connection to raw bytes. ctx matters until
 // then only.
 func (c *Client) upgrade(ctx context.Context, path, protocol string) (*Stream, error) {
-	x, err := c.send(ctx, http.MethodGet, path, nil, protocol)
+	x, err := c.send(ctx, http.MethodGet, path, nil, protocol, hangUp)
 	if err != nil {
 		return nil, err
 	}
-	if x.resp.StatusCode != http.StatusSwitchingProtocols {
-		x.conn.Close()
+	if x.stop(); x.resp.StatusCode != http.StatusSwitchingProtocols {
+		x.close()
 		return nil, &api.Error{Kind: api.KindInternal, Message: "bangerd gave an answer that banger does not understand: " + x.resp.Status}
 	}
 	return &Stream{Conn: x.conn, reader: x.reader}, nil
