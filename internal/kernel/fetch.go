@@ -93,7 +93,7 @@ func haveTool(name string) bool {
 
 // fetch makes the parts of a kernel in dir.
 func (s *Store) fetch(ctx context.Context, recipe recipe, dir string, report progress.Func) (Manifest, error) {
-	if err := Check(ctx); err != nil {
+	if err := s.check(ctx); err != nil {
 		return Manifest{}, err
 	}
 	file, err := os.OpenFile(filepath.Join(dir, ".package.tar"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
@@ -104,7 +104,7 @@ func (s *Store) fetch(ctx context.Context, recipe recipe, dir string, report pro
 	if err := os.Remove(file.Name()); err != nil { // it is no part of the kernel
 		return Manifest{}, fmt.Errorf("cannot remove a temporary file: %w", err)
 	}
-	if err := debian.Bootstrap(ctx, debian.Options{
+	if err := s.bootstrap(ctx, debian.Options{
 		Suite:        recipe.Suite,
 		Variant:      "extract",
 		Mirror:       s.opts.Mirror,

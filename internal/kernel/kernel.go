@@ -8,12 +8,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"sync"
 	"syscall"
 
 	"banger/internal/api"
+	"banger/internal/debian"
 	"banger/internal/objects"
 	"banger/internal/progress"
 )
@@ -85,7 +87,8 @@ type Options struct {
 	Dir, CacheDir string
 	// Mirror is the archive to fetch from; empty is the distribution's default.
 	Mirror string
-	Log    *slog.Logger
+	// Log is optional.
+	Log *slog.Logger
 }
 
 // Store keeps kernels. Its methods may be called from any goroutine, and
@@ -95,13 +98,24 @@ type Store struct {
 	opts    Options
 	objects *objects.Store[Manifest]
 
+	// What fetching takes; tests have their own.
+	check     func(context.Context) error
+	bootstrap func(context.Context, debian.Options, io.Writer, progress.Func) error
+
 	mu     sync.Mutex // guards hashes
 	hashes map[fileID]string
 }
 
 // New returns the store in the directory, which need not exist.
 func New(opts Options) *Store {
-	return &Store{opts: opts, objects: objects.Open[Manifest](opts.Dir), hashes: make(map[fileID]string)}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Store{
+		opts: opts, objects: objects.Open[Manifest](opts.Dir),
+		check: Check, bootstrap: debian.Bootstrap,
+		hashes: make(map[fileID]string),
+	}
 }
 
 // Get returns a kernel of the store.
@@ -159,7 +173,11 @@ func (s *Store) Pull(ctx context.Context, name string, report progress.Func) (Ke
 		return Kernel{}, err
 	}
 	object, err := s.objects.Fill(ctx, name, func(ctx context.Context, tmp string) (Manifest, error) {
-		return s.fetch(ctx, recipe, tmp, report)
+		manifest, err := s.fetch(ctx, recipe, tmp, report)
+		if err == nil {
+			s.opts.Log.InfoContext(ctx, "kernel fetched", "kernel", name, "package", manifest.Source.Package, "sha256", manifest.Source.SHA256)
+		}
+		return manifest, err
 	})
 	if err != nil {
 		return Kernel{}, s.explain(name, err)
@@ -206,7 +224,7 @@ func (s *Store) explain(name string, err error) error {
 	case errors.Is(err, objects.ErrBroken):
 		return &api.Error{Kind: api.KindState, Message: fmt.Sprintf("cannot use the kernel %q: %v", name, err), Hint: "fetch it again: banger kernel pull " + name}
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return &api.Error{Kind: api.KindNoSpace, Message: fmt.Sprintf("cannot store the kernel %q: %v", name, err), Hint: fmt.Sprintf("make some room in %s; a kernel takes about 100 MiB", s.opts.Dir)}
+		return &api.Error{Kind: api.KindNoSpace, Message: fmt.Sprintf("cannot store the kernel %q: %v", name, err), Hint: fmt.Sprintf("make some room in %s; a kernel takes about 200 MiB, and twice that while it is fetched", s.opts.Dir)}
 	}
 	return fmt.Errorf("cannot get the kernel %q: %w", name, err)
 }

@@ -165,7 +165,6 @@ func checkELF(kernel []byte) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
 	if file.Class != elf.ELFCLASS64 || file.Machine != elf.EM_X86_64 || file.Type != elf.ET_EXEC {
 		return fmt.Errorf("it is a %v %v %v and not a 64-bit x86 executable", file.Class, file.Machine, file.Type)
 	}

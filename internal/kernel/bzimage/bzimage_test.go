@@ -14,8 +14,8 @@ import (
 )
 
 // testELF makes a kernel of one segment with size bytes.
-func testELF(t testing.TB, size int) []byte {
-	t.Helper()
+func testELF(tb testing.TB, size int) []byte {
+	tb.Helper()
 	var b bytes.Buffer
 	const headers = 64 + 56
 	header := elf.Header64{
@@ -29,7 +29,7 @@ func testELF(t testing.TB, size int) []byte {
 	segment := elf.Prog64{Type: uint32(elf.PT_LOAD), Off: headers, Filesz: uint64(size), Memsz: uint64(size), Paddr: 0x1000000}
 	for _, part := range []any{header, segment} {
 		if err := binary.Write(&b, binary.LittleEndian, part); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	b.WriteString(strings.Repeat("kernel code.", size/12+1)[:size])
@@ -54,32 +54,32 @@ func sized(payload []byte, size int) []byte {
 }
 
 // pack compresses data with a writer.
-func pack(t testing.TB, data []byte, open func(io.Writer) (io.WriteCloser, error)) []byte {
-	t.Helper()
+func pack(tb testing.TB, data []byte, open func(io.Writer) (io.WriteCloser, error)) []byte {
+	tb.Helper()
 	var b bytes.Buffer
 	w, err := open(&b)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if _, err := w.Write(data); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b.Bytes()
 }
 
 // payloads returns data in every format that can be written here.
-func payloads(t testing.TB, data []byte) map[string][]byte {
-	t.Helper()
+func payloads(tb testing.TB, data []byte) map[string][]byte {
+	tb.Helper()
 	return map[string][]byte{
-		"zstd": sized(pack(t, data, func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) }), len(data)),
-		"lz4": sized(pack(t, data, func(w io.Writer) (io.WriteCloser, error) {
+		"zstd": sized(pack(tb, data, func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) }), len(data)),
+		"lz4": sized(pack(tb, data, func(w io.Writer) (io.WriteCloser, error) {
 			lw := lz4.NewWriter(w)
 			return lw, lw.Apply(lz4.LegacyOption(true))
 		}), len(data)),
-		"gzip": pack(t, data, func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil }),
+		"gzip": pack(tb, data, func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil }),
 		"none": data,
 	}
 }
