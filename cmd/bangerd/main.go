@@ -1,4 +1,5 @@
-// Bangerd is banger's daemon. It is started by banger when it is needed.
+// Bangerd is banger's daemon. It is started by banger when it is needed; with
+// the argument "doctor" it only looks at the host.
 package main
 
 import (
@@ -9,6 +10,7 @@ import (
 	"syscall"
 
 	"banger/internal/daemon"
+	"banger/internal/doctor/host"
 )
 
 func main() {
@@ -18,7 +20,11 @@ func main() {
 	if err == nil {
 		executable, err = filepath.EvalSymlinks(executable)
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case len(os.Args) == 2 && os.Args[1] == "doctor":
+		err = host.Report(ctx, os.Getenv, os.Stdout)
+	default:
 		err = daemon.Run(ctx, daemon.Options{Getenv: os.Getenv, Executable: executable})
 	}
 	if err != nil {

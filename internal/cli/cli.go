@@ -62,18 +62,28 @@ func newApp(env Env, sig *signals) *app {
 		return config.Load(dirs)
 	})
 	a.ensure = func(ctx context.Context, dirs paths.Dirs, c *client.Client) error {
-		launcher := client.Launcher{Client: c, Dirs: dirs, Build: version.Build(), Program: env.Getenv("BANGER_DAEMON")}
-		if launcher.Program != "" {
-			absolute, err := filepath.Abs(launcher.Program)
-			if err != nil {
-				return fmt.Errorf("cannot find the program that BANGER_DAEMON names: %w", err)
-			}
-			launcher.Program = absolute
+		launcher, err := a.launcher(c, dirs)
+		if err != nil {
+			return err
 		}
-		_, err := launcher.Ensure(ctx)
+		_, err = launcher.Ensure(ctx)
 		return err
 	}
 	return a
+}
+
+// launcher starts the bangerd that belongs to this banger, or the one that
+// BANGER_DAEMON names.
+func (a *app) launcher(c *client.Client, dirs paths.Dirs) (*client.Launcher, error) {
+	launcher := &client.Launcher{Client: c, Dirs: dirs, Build: version.Build(), Program: a.env.Getenv("BANGER_DAEMON")}
+	if launcher.Program != "" {
+		absolute, err := filepath.Abs(launcher.Program)
+		if err != nil {
+			return nil, fmt.Errorf("cannot find the program that BANGER_DAEMON names: %w", err)
+		}
+		launcher.Program = absolute
+	}
+	return launcher, nil
 }
 
 func (a *app) main(ctx context.Context) int {

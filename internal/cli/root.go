@@ -64,7 +64,7 @@ this host. What it needs is fetched by itself the first time.`,
 	root.AddCommand(
 		newVM(a), ps,
 		newImage(a), newKernel(a),
-		newDaemon(a), newSSHConfig(a), newVersion(a), newCompletion(a), newInternal(a),
+		newDaemon(a), newDoctor(a), newSSHConfig(a), newVersion(a), newCompletion(a), newInternal(a),
 	)
 	setGroup(root)
 	return root

@@ -59,7 +59,7 @@ func (l *Launcher) start(ctx context.Context) (api.Daemon, error) {
 	if err := errors.Join(l.Dirs.MakeRuntime(), l.Dirs.MakeState()); err != nil {
 		return api.Daemon{}, &api.Error{Kind: api.KindState, Message: err.Error()}
 	}
-	program, err := l.find()
+	program, err := l.Find()
 	if err != nil {
 		return api.Daemon{}, err
 	}
@@ -147,8 +147,8 @@ func isGone(err error) bool {
 	return ok && answered.Kind == api.KindInternal
 }
 
-// find looks for bangerd.
-func (l *Launcher) find() (string, error) {
+// Find returns the path of bangerd.
+func (l *Launcher) Find() (string, error) {
 	if l.Program != "" {
 		return l.Program, nil
 	}

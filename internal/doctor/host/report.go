@@ -1,0 +1,27 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"banger/internal/doctor"
+	"banger/internal/paths"
+)
+
+// Report makes all checks and writes their rows as one JSON array.
+func Report(ctx context.Context, getenv func(string) string, w io.Writer) error {
+	dirs, err := paths.New(getenv)
+	if err != nil {
+		return err
+	}
+	deps, err := Deps(dirs)
+	if err != nil {
+		return err
+	}
+	if err := json.NewEncoder(w).Encode(doctor.Run(ctx, deps)); err != nil {
+		return fmt.Errorf("cannot write: %w", err)
+	}
+	return nil
+}
