@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/image"
 	"banger/internal/kernel"
+	"banger/internal/network/usernet"
 	"banger/internal/paths"
 	"banger/internal/progress"
 	"banger/internal/ssh"
@@ -149,6 +151,7 @@ func wire(dirs paths.Dirs, settings config.Config, db *store.Store, options Opti
 			return []string{key}, err
 		},
 		NewHostKey: ssh.NewHostKey,
+		Network:    userNetwork(options.Executable),
 		Publish:    publisher(dirs, load, options.Executable),
 	})
 	return &daemon{vms: manager, images: images, kernels: kernels, drivers: drivers, log: log}, nil
@@ -183,6 +186,38 @@ func agentBinary(options Options) string {
 		return installed
 	}
 	return filepath.Join(dir, name)
+}
+
+// userNetwork connects guests without privileges, each by a process of its own.
+func userNetwork(executable string) vm.Network {
+	return vm.Network{
+		DNS: vm.Gateway, MTU: usernet.MTU,
+		Connect: func(ctx context.Context, link vm.Link) (vmm.NIC, func() error, error) {
+			guest, err := netip.ParsePrefix(link.Address)
+			if err != nil {
+				return vmm.NIC{}, nil, err
+			}
+			gateway, err := netip.ParseAddr(link.Gateway)
+			if err != nil {
+				return vmm.NIC{}, nil, err
+			}
+			socket := filepath.Join(link.RunDir, "network.sock")
+			child, err := usernet.Start(ctx, usernet.Options{Executable: executable, Socket: socket, Log: link.Log, Guest: guest, Gateway: gateway})
+			if err != nil {
+				return vmm.NIC{}, nil, err
+			}
+			go func() { // held until its end, which is when it is reaped
+				<-child.Done()
+				_ = child.Close()
+			}()
+			disconnect := func() error {
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), vmm.KillTimeout)
+				defer cancel()
+				return child.Kill(ctx)
+			}
+			return vmm.NIC{Mode: vmm.NetworkStream, MAC: link.MAC, Socket: socket}, disconnect, nil
+		},
+	}
 }
 
 // publisher keeps the files for ssh.

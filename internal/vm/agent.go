@@ -106,7 +106,7 @@ func parseUse(stat string) (memory int64, seconds float64, err error) {
 }
 
 // LogPath is the file with a VM's log: source is "console", which is also what
-// an empty one means, or "vmm".
+// an empty one means, "vmm" or "network".
 func (m *Manager) LogPath(ref, source string) (string, error) {
 	e, err := m.resolve(ref)
 	if err != nil {
@@ -118,6 +118,8 @@ func (m *Manager) LogPath(ref, source string) (string, error) {
 		return consoleLog(dir), nil
 	case "vmm":
 		return vmmLog(dir), nil
+	case "network":
+		return networkLog(dir), nil
 	}
-	return "", &api.Error{Kind: api.KindUsage, Message: fmt.Sprintf("cannot show the log %q: there are console and vmm", source)}
+	return "", &api.Error{Kind: api.KindUsage, Message: fmt.Sprintf("cannot show the log %q: there are console, vmm and network", source)}
 }

@@ -74,12 +74,11 @@ func pick(words []string) string {
 }
 
 // The address plan: one network, in which a VM has one address for life. What
-// is below the first is the gateway's (.1), QEMU's DNS (.3) and in reserve.
+// is below the first is the gateway's (.1) and in reserve.
 const (
 	Prefix       = "172.16.0."
 	PrefixLength = "/24"
 	Gateway      = Prefix + "1"
-	DNS          = Prefix + "3"
 	firstHost    = 16
 	lastHost     = 254
 )

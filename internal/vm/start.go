@@ -124,9 +124,16 @@ func (m *Manager) boot(ctx context.Context, e *entry, report progress.Func) (vmm
 		return nil, m.noSpace(fmt.Errorf("cannot create the directory for the VM's sockets: %w", err), "cannot start the VM")
 	}
 	report.Step("booting")
-	machine, err := driver.Boot(ctx, spec)
+	nic, disconnect, err := m.config.Network.Connect(ctx, Link{
+		MAC: record.MAC, Address: record.Address + PrefixLength, Gateway: Gateway, RunDir: spec.RunDir, Log: networkLog(m.config.Dirs.VM(record.ID)),
+	})
 	if err != nil {
 		return nil, err
+	}
+	spec.NIC = &nic
+	machine, err := driver.Boot(ctx, spec)
+	if err != nil {
+		return nil, errors.Join(err, disconnect())
 	}
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	handle := machine.Handle()
@@ -176,7 +183,6 @@ func (m *Manager) specify(ctx context.Context, e *entry, report progress.Func) (
 			{Path: workDisk(dir)},
 			{Path: kernel.Modules, ReadOnly: true},
 		},
-		NIC: &vmm.NIC{Mode: vmm.NetworkUser, MAC: record.MAC, Address: record.Address + PrefixLength, Gateway: Gateway, DNS: DNS},
 	}, nil
 }
 
@@ -319,8 +325,8 @@ func (m *Manager) configuration(e *entry) (wire.Configuration, error) {
 	return wire.Configuration{
 		Hostname:       record.Name,
 		MachineID:      record.MachineID,
-		Interface:      &wire.Interface{MAC: record.MAC, Address: record.Address + PrefixLength, Gateway: Gateway},
-		DNS:            []string{DNS},
+		Interface:      &wire.Interface{MAC: record.MAC, Address: record.Address + PrefixLength, Gateway: Gateway, MTU: m.config.Network.MTU},
+		DNS:            []string{m.config.Network.DNS},
 		AuthorizedKeys: keys,
 		HostKeys:       record.HostKeys,
 		Time:           time.Now().UTC(),

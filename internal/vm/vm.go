@@ -45,6 +45,26 @@ type Kernel struct {
 	Vmlinux, Initramfs, Modules string // paths
 }
 
+// Network is what the interfaces of guests are connected to.
+type Network struct {
+	// DNS is where guests ask for names, MTU what their interfaces get; zero
+	// leaves the usual one.
+	DNS string
+	MTU int
+	// Connect makes the other end of a VM's interface. What it starts ends
+	// with the VMM by itself; disconnect ends it where no VMM was started.
+	Connect func(ctx context.Context, link Link) (nic vmm.NIC, disconnect func() error, err error)
+}
+
+// Link is one VM's interface.
+type Link struct {
+	MAC string
+	// Address has the prefix length with it.
+	Address, Gateway string
+	// RunDir is where sockets go, Log what is to be said about it.
+	RunDir, Log string
+}
+
 // Records is where VM records are kept: a [store.Store].
 type Records interface {
 	List(ctx context.Context) ([]store.VM, error)
@@ -68,6 +88,8 @@ type Config struct {
 	Kernel func(ctx context.Context, name string, report progress.Func) (Kernel, error)
 	// Load returns the user's configuration as it is now.
 	Load func() (config.Config, error)
+	// Network connects guests.
+	Network Network
 	// AuthorizedKeys opens guests, NewHostKey makes a guest's identity.
 	AuthorizedKeys func() ([]string, error)
 	NewHostKey     func() (wire.HostKey, error)
@@ -244,6 +266,7 @@ func (m *Manager) show(s snapshot) (api.VM, error) {
 func workDisk(dir string) string    { return filepath.Join(dir, "work.ext4") }
 func overlayDisk(dir string) string { return filepath.Join(dir, "overlay.ext4") }
 func consoleLog(dir string) string  { return filepath.Join(dir, "console.log") }
+func networkLog(dir string) string  { return filepath.Join(dir, "network.log") }
 func vmmLog(dir string) string      { return filepath.Join(dir, "vmm.log") }
 
 // Get returns one VM.
