@@ -1,5 +1,6 @@
 // Bangerd is banger's daemon. It is started by banger when it is needed; with
-// the argument "doctor" it only looks at the host.
+// the argument "doctor" it only looks at the host, with "network" it is the network
+// of one VM.
 package main
 
 import (
@@ -11,6 +12,7 @@ import (
 
 	"banger/internal/daemon"
 	"banger/internal/doctor/host"
+	"banger/internal/network/usernet"
 )
 
 func main() {
@@ -22,6 +24,8 @@ func main() {
 	}
 	switch {
 	case err != nil:
+	case len(os.Args) > 1 && os.Args[1] == usernet.Subcommand:
+		err = usernet.Main(os.Args[2:])
 	case len(os.Args) == 2 && os.Args[1] == "doctor":
 		err = host.Report(ctx, os.Getenv, os.Stdout)
 	default:

@@ -74,6 +74,7 @@ func (m *Manager) startFailed(op *operation, err error) error {
 			}
 		})
 	})
+	steps.Add(func() error { return os.RemoveAll(m.config.Dirs.Run(record.ID)) })
 	steps.Add(func() error { return m.powerOff(e) })
 	undoErr := steps.Run()
 	if undoErr != nil {

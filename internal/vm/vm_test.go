@@ -229,6 +229,9 @@ func TestFailedStartKeepsTheVM(t *testing.T) {
 	if err != nil || vm.State != api.StateStopped || vm.Ephemeral || !strings.Contains(vm.LastError, "no luck") {
 		t.Errorf("afterwards %+v, %v", vm, err)
 	}
+	if _, err := os.Stat(h.dirs.Run(vm.ID)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its sockets: %v", err)
+	}
 	h.fake.FailBoot(nil)
 	if vm, err = h.Start(t.Context(), "one", progress.Discard); err != nil || vm.LastError != "" {
 		t.Errorf("the next start: %+v, %v", vm, err)
