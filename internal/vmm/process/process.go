@@ -200,3 +200,19 @@ func (p *Process) Kill(ctx context.Context) error {
 
 // Close lets go of the process, which runs on.
 func (p *Process) Close() error { return p.close() }
+
+// errEnded is the cause of a context that ended with its process.
+var errEnded = errors.New("the process ended")
+
+// Context returns a ctx that ends with the process, too. stop lets go of it.
+func (p *Process) Context(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-p.done:
+			cancel(errEnded)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}

@@ -1,0 +1,255 @@
+// Package firecracker runs guests on Firecracker, which needs a KVM that works.
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"banger/internal/undo"
+	"banger/internal/vmm"
+	"banger/internal/vmm/firecracker/fcapi"
+	"banger/internal/vmm/kvm"
+	"banger/internal/vmm/process"
+)
+
+// Name is that of the driver.
+const Name = "firecracker"
+
+// Options of a [Driver]. KVM and Log are needed.
+type Options struct {
+	// Binary overrides the search for firecracker in PATH; empty does not.
+	Binary string
+	// KVM says whether guests can run on KVM; it should cache.
+	KVM func(ctx context.Context) kvm.Verdict
+	Log *slog.Logger
+}
+
+// Driver is the [vmm.Driver] for Firecracker. Make it with [New].
+type Driver struct {
+	options Options
+
+	mu    sync.Mutex
+	found *vmm.Capability // what Probe found, once it is usable
+}
+
+var _ vmm.Driver = (*Driver)(nil)
+
+// New returns a driver. It looks at nothing yet.
+func New(options Options) *Driver { return &Driver{options: options} }
+
+// Name implements [vmm.Driver].
+func (d *Driver) Name() string { return Name }
+
+// Probe implements [vmm.Driver]. What makes Firecracker usable is remembered,
+// what does not is looked at again each time.
+func (d *Driver) Probe(ctx context.Context) vmm.Capability {
+	d.mu.Lock()
+	known := d.found
+	d.mu.Unlock()
+	if known != nil {
+		return *known
+	}
+	capability := d.probe(ctx)
+	if capability.Usable {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.found = &capability
+	}
+	return capability
+}
+
+// Boot implements [vmm.Driver].
+func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err error) {
+	capability := d.Probe(ctx)
+	if !capability.Usable {
+		return nil, fmt.Errorf("cannot start firecracker: %s", strings.Join(capability.Reasons, "; "))
+	}
+	plan, err := planOf(spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := context.Cause(ctx); err != nil {
+		return nil, fmt.Errorf("cannot start firecracker: %w", err)
+	}
+	var steps undo.Stack
+	defer steps.OnError(&err)
+	socket := filepath.Join(spec.RunDir, apiSocket)
+	for _, path := range []string{socket, plan.vsock.Path} {
+		// One that is left over makes firecracker refuse to start.
+		if err := vmm.RemoveSocket(path); err != nil {
+			return nil, err
+		}
+		steps.Add(func() error { return vmm.RemoveSocket(path) })
+	}
+	// Firecracker writes its logs from the first byte on, so they begin empty.
+	console, err := vmm.CreateLog(spec.ConsoleLog)
+	if err != nil {
+		return nil, err
+	}
+	defer console.Close()
+	log, err := vmm.CreateLog(spec.VMMLog)
+	if err != nil {
+		return nil, err
+	}
+	_ = log.Close()
+	child, err := process.Start(process.Command{
+		Path: capability.Binary, Dir: "/", Log: console, Env: []string{"PATH=/usr/bin:/bin", "LC_ALL=C"},
+		Args: []string{"--api-sock", socket, "--id", spec.ID, "--log-path", spec.VMMLog, "--level", "Info"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	steps.Add(func() error {
+		killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), vmm.KillTimeout)
+		defer cancel()
+		return errors.Join(child.Kill(killCtx), child.Close())
+	})
+	version, err := d.launch(ctx, child, socket, plan)
+	if err != nil {
+		select {
+		case <-child.Done():
+			// Before its log is open it complains on the console's stream.
+			tail := strings.Trim(vmm.Tail(spec.ConsoleLog)+"; "+vmm.Tail(spec.VMMLog), "; ")
+			return nil, &vmm.ConsoleError{Err: fmt.Errorf("cannot start firecracker: it ended at once: %w", err), Tail: tail}
+		default:
+			return nil, fmt.Errorf("cannot start firecracker: %w", err)
+		}
+	}
+	id := child.Identity()
+	return newMachine(vmm.Handle{
+		Driver: Name, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID,
+		RunDir: spec.RunDir, Accelerator: vmm.AcceleratorKVM, Version: version,
+	}, child), nil
+}
+
+// callTimeout bounds one call of the API, which answers in milliseconds; much
+// of it is for hosts that are themselves emulated.
+const callTimeout = 30 * time.Second
+
+// launch waits for the API and makes the calls of a plan.
+func (d *Driver) launch(ctx context.Context, child *process.Process, socket string, p plan) (version string, err error) {
+	ctx, stop := child.Context(ctx)
+	defer stop()
+	client := fcapi.New(socket)
+	defer client.Close()
+	client.Deprecated = func(method, path string) {
+		d.options.Log.WarnContext(ctx, "firecracker says that a call is deprecated", "method", method, "path", path)
+	}
+	if err := awaitAPI(ctx, client); err != nil {
+		return "", err
+	}
+	call := func(do func(ctx context.Context) error) {
+		if err != nil {
+			return
+		}
+		callCtx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		if err = do(callCtx); err != nil && context.Cause(ctx) != nil {
+			err = context.Cause(ctx)
+		}
+	}
+	call(func(ctx context.Context) error { version, err = client.Version(ctx); return err })
+	call(func(ctx context.Context) error { return client.PutMachineConfig(ctx, p.machine) })
+	call(func(ctx context.Context) error { return client.PutBootSource(ctx, p.boot) })
+	for _, drive := range p.drives {
+		call(func(ctx context.Context) error { return client.PutDrive(ctx, drive) })
+	}
+	if p.nic != nil {
+		call(func(ctx context.Context) error { return client.PutNetworkInterface(ctx, *p.nic) })
+	}
+	call(func(ctx context.Context) error { return client.PutVsock(ctx, p.vsock) })
+	call(client.PutEntropy)
+	call(client.Start)
+	return version, err
+}
+
+// pollInterval is between looks whether the API's socket is there.
+const pollInterval = 3 * time.Millisecond
+
+func awaitAPI(ctx context.Context, client *fcapi.Client) error {
+	for {
+		_, err := client.Instance(ctx)
+		if err == nil || fcapi.IsRefused(err) {
+			return err
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pollInterval):
+		}
+	}
+}
+
+// adoptTimeout bounds the wait for the answer of a Firecracker that is adopted.
+const adoptTimeout = 10 * time.Second
+
+// Adopt implements [vmm.Driver].
+func (d *Driver) Adopt(ctx context.Context, handle vmm.Handle) (vmm.Machine, error) {
+	if handle.Driver != Name {
+		return nil, fmt.Errorf("cannot adopt a VM of the driver %q", handle.Driver)
+	}
+	child, err := process.Open(process.Identity{PID: handle.PID, StartTime: handle.StartTime, BootID: handle.BootID})
+	if errors.Is(err, process.ErrGone) {
+		return nil, vmm.ErrGone
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot adopt the VM: %w", err)
+	}
+	if err := answers(ctx, child, filepath.Join(handle.RunDir, apiSocket)); err != nil {
+		_ = child.Close()
+		if errors.Is(err, vmm.ErrGone) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("cannot adopt the VM with process %d: %w", handle.PID, err)
+	}
+	return newMachine(handle, child), nil
+}
+
+// settle is how long a process that has closed its sockets may take to end.
+const settle = 500 * time.Millisecond
+
+func answers(ctx context.Context, child *process.Process, socket string) error {
+	ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
+	defer cancel()
+	ctx, stop := child.Context(ctx)
+	defer stop()
+	client := fcapi.New(socket)
+	defer client.Close()
+	_, err := client.Instance(ctx)
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-child.Done():
+		return vmm.ErrGone
+	case <-time.After(settle):
+		return err
+	}
+}
+
+// Reap ends the Firecracker that has its sockets in runDir, if there is one.
+// It is for a start that was killed before anybody knew the process.
+func (d *Driver) Reap(ctx context.Context, runDir string) error {
+	return process.Reap(ctx, filepath.Join(runDir, apiSocket))
+}
+
+// isExecutable says whether a file can be run by this user.
+func isExecutable(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() || info.Mode()&0o111 == 0 {
+		return errors.New("it is not an executable file")
+	}
+	return nil
+}
