@@ -13,6 +13,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 
@@ -140,7 +141,7 @@ func unpack(ctx context.Context, archive io.ReadSeeker, recipe recipe, dir strin
 	if err != nil {
 		return Manifest{}, fmt.Errorf("cannot find the modules to boot with: %w", err)
 	}
-	if manifest.BootModules, err = writeModules(ctx, archive, found.version, order, dir); err != nil {
+	if manifest.BootModules, err = writeModules(ctx, archive, found, order, dir); err != nil {
 		return Manifest{}, fmt.Errorf("cannot write the kernel's modules: %w", err)
 	}
 	return manifest, nil
@@ -149,6 +150,7 @@ func unpack(ctx context.Context, archive io.ReadSeeker, recipe recipe, dir strin
 // contents is what a first pass over an archive finds.
 type contents struct {
 	version               string
+	built                 time.Time
 	source                Source
 	image                 []byte // vmlinuz
 	dependencies, builtin []byte // modules.dep, modules.builtin
@@ -172,7 +174,7 @@ func scan(ctx context.Context, archive io.ReadSeeker) (contents, error) {
 			if c.version != "" {
 				return errors.New("it has several kernels")
 			}
-			c.version = strings.TrimPrefix(name, bootPrefix)
+			c.version, c.built = strings.TrimPrefix(name, bootPrefix), header.ModTime
 			c.image, err = readAll(r, maxImage)
 		case name == "kernel/control":
 			data, err := readAll(r, maxSmall)
@@ -219,7 +221,7 @@ func field(control []byte, name string) string {
 // writeModules makes the modules disk and writes the boot modules, given by
 // their paths below the version's directory in the order they are loaded in.
 // It returns the names of the latter's files.
-func writeModules(ctx context.Context, archive io.ReadSeeker, version string, order []string, dir string) ([]string, error) {
+func writeModules(ctx context.Context, archive io.ReadSeeker, found contents, order []string, dir string) ([]string, error) {
 	if err := os.Mkdir(filepath.Join(dir, dirBootModules), 0o700); err != nil {
 		return nil, err
 	}
@@ -238,7 +240,7 @@ func writeModules(ctx context.Context, archive io.ReadSeeker, version string, or
 	go func() {
 		out := bufio.NewWriterSize(writer, 1<<20)
 		tw := tar.NewWriter(out)
-		err := eachModule(ctx, archive, version, tw, func(name string, data []byte) error {
+		err := eachModule(ctx, archive, found, tw, func(name string, data []byte) error {
 			if _, ok := boot[name]; !ok {
 				return nil
 			}
@@ -270,17 +272,18 @@ func writeModules(ctx context.Context, archive io.ReadSeeker, version string, or
 }
 
 // eachModule writes to tw the version's directory of the archive, as what
-// belongs on /usr/lib/modules, with the signatures of modules taken off. It
+// belongs on /usr/lib/modules, with the signatures of modules taken off. All
+// have the time of the kernel, so that one package always makes one disk. It
 // calls f for each module with its path below that directory.
-func eachModule(ctx context.Context, archive io.ReadSeeker, version string, tw *tar.Writer, f func(name string, data []byte) error) error {
+func eachModule(ctx context.Context, archive io.ReadSeeker, found contents, tw *tar.Writer, f func(name string, data []byte) error) error {
 	return each(ctx, archive, func(name string, header *tar.Header, r io.Reader) error {
 		name, ok := strings.CutPrefix(name, modulesPrefix)
-		if !ok || (name != version && !strings.HasPrefix(name, version+"/")) {
+		if !ok || (name != found.version && !strings.HasPrefix(name, found.version+"/")) {
 			return nil
 		}
 		switch header.Typeflag {
 		case tar.TypeDir:
-			return tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name, ModTime: header.ModTime, Mode: 0o755})
+			return tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name, ModTime: found.built, Mode: 0o755})
 		case tar.TypeReg:
 		default: // a link to the sources at most
 			return nil
@@ -291,11 +294,11 @@ func eachModule(ctx context.Context, archive io.ReadSeeker, version string, tw *
 		}
 		if path.Ext(name) == ".ko" {
 			data = withoutSignature(data)
-			if err := f(strings.TrimPrefix(name, version+"/"), data); err != nil {
+			if err := f(strings.TrimPrefix(name, found.version+"/"), data); err != nil {
 				return err
 			}
 		}
-		if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: header.ModTime, Mode: 0o644, Size: int64(len(data))}); err != nil {
+		if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: found.built, Mode: 0o644, Size: int64(len(data))}); err != nil {
 			return err
 		}
 		_, err = tw.Write(data)

@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
@@ -92,10 +93,16 @@ func testPackage(t *testing.T) []file {
 	}
 }
 
-func writeArchive(w io.Writer, files []file) error {
+func writeArchive(w io.Writer, files []file) error { return writeArchiveAt(w, files, time.Unix(0, 0)) }
+
+// writeArchiveAt lets all files but the kernel have that time.
+func writeArchiveAt(w io.Writer, files []file, at time.Time) error {
 	tw := tar.NewWriter(w)
 	for _, f := range files {
-		header := &tar.Header{Name: f.name, Typeflag: tar.TypeReg, Mode: 0o644, Uid: 1000, Size: int64(len(f.content))}
+		header := &tar.Header{Name: f.name, Typeflag: tar.TypeReg, Mode: 0o644, Uid: 1000, Size: int64(len(f.content)), ModTime: at}
+		if strings.HasPrefix(f.name, "./kernel/boot/") {
+			header.ModTime = time.Unix(1e9, 0)
+		}
 		switch {
 		case f.link != "":
 			header.Typeflag, header.Linkname = tar.TypeSymlink, f.link
@@ -204,6 +211,28 @@ func sorted(list []string) map[string]bool {
 		set[s] = true
 	}
 	return set
+}
+
+func TestUnpackIsReproducible(t *testing.T) {
+	t.Parallel()
+	var disks [2][]byte
+	for i := range disks {
+		var archive bytes.Buffer
+		if err := writeArchiveAt(&archive, testPackage(t), time.Unix(1e9+int64(i), 0)); err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		if _, err := unpack(t.Context(), bytes.NewReader(archive.Bytes()), testRecipe, dir); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if disks[i], err = os.ReadFile(filepath.Join(dir, "modules.ext4")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(disks[0], disks[1]) {
+		t.Error("one package makes two different disks, depending on when it is unpacked")
+	}
 }
 
 func TestUnpackRefuses(t *testing.T) {
