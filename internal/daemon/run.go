@@ -87,7 +87,7 @@ func Run(ctx context.Context, options Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	d, err := wire(dirs, settings, db, options, log)
+	d, err := assemble(dirs, settings, db, options, log)
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ type daemon struct {
 	log     *slog.Logger
 }
 
-func wire(dirs paths.Dirs, settings config.Config, db *store.Store, options Options, log *slog.Logger) (*daemon, error) {
+func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options Options, log *slog.Logger) (*daemon, error) {
 	images, err := image.Open(dirs.Images(), image.Options{Mirror: settings.DebianMirror})
 	if err != nil {
 		return nil, err
