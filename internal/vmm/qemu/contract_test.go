@@ -177,23 +177,70 @@ func TestNetworkThatIsNotThere(t *testing.T) {
 func TestBadKVM(t *testing.T) {
 	t.Parallel()
 	needQEMU(t)
-	if verdict := kvm.Probe(t.Context(), kvm.Device, t.TempDir()); verdict.Working {
-		t.Skip("KVM works on this host")
-	}
-	if _, err := os.Stat(kvm.Device); err == nil {
-		t.Skip("QEMU may well start on a KVM that is merely slow")
-	}
 	driver := qemu.New(qemu.Options{
-		KVM: func(context.Context) kvm.Verdict { return kvm.Verdict{Working: true} },
-		Log: slog.New(slog.DiscardHandler),
+		Binary: testdata(t, "qemu-without-kvm"),
+		KVM:    func(context.Context) kvm.Verdict { return kvm.Verdict{Working: true} },
+		Log:    slog.New(slog.DiscardHandler),
 	})
+	if c := driver.Probe(t.Context()); !c.Usable || !c.Accelerated || len(c.Reasons) > 0 {
+		t.Errorf("capability before the first boot: %+v", c)
+	}
 	m, err := driver.Boot(t.Context(), haltedSpec(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.Kill(t.Context())
-	if c := driver.Probe(t.Context()); m.Handle().Accelerator != "tcg" || c.Accelerated || !strings.Contains(c.Reasons[0], "KVM") {
-		t.Errorf("runs on %s, capability %+v", m.Handle().Accelerator, c)
+	if accelerator := m.Handle().Accelerator; accelerator != "tcg" {
+		t.Errorf("runs on %s", accelerator)
+	}
+	if err := m.Kill(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if c := driver.Probe(t.Context()); !c.Usable || c.Accelerated || !strings.Contains(c.Reasons[0], "kvm run failed") {
+		t.Errorf("capability after it: %+v", c)
+	}
+	spec := haltedSpec(t)
+	spec.Kernel = "/nonexistent/kernel"
+	if _, err := driver.Boot(t.Context(), spec); err == nil || !strings.Contains(err.Error(), "kernel") {
+		t.Errorf("a boot that fails for another reason: %v", err)
+	}
+}
+
+func testdata(t *testing.T, name string) string {
+	t.Helper()
+	path, err := filepath.Abs(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestNotInstalled(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	c := emulated(t).Probe(t.Context())
+	if c.Usable || len(c.Reasons) != 1 || !strings.Contains(c.Reasons[0], "package qemu-system-x86") {
+		t.Errorf("capability %+v", c)
+	}
+}
+
+func TestUnusable(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ binary, want string }{
+		{"/nonexistent/qemu", `the configured QEMU "/nonexistent/qemu" cannot be run: `},
+		{testdata(t, "qemu-too-old"), "QEMU 6.2.0 is too old: 7.2 or newer is needed"},
+		{testdata(t, "qemu-broken"), "does not tell its version: exit status 127: error while loading shared libraries"},
+	} {
+		driver := qemu.New(qemu.Options{
+			Binary: test.binary,
+			KVM:    func(context.Context) kvm.Verdict { return kvm.Verdict{Working: true} },
+			Log:    slog.New(slog.DiscardHandler),
+		})
+		c := driver.Probe(t.Context())
+		if c.Usable || len(c.Reasons) != 1 || !strings.Contains(c.Reasons[0], test.want) {
+			t.Errorf("%s: %+v", test.binary, c)
+		}
+		if m, err := driver.Boot(t.Context(), newSpec(t)); m != nil || err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: boot: %v, %v", test.binary, m, err)
+		}
 	}
 }
 
