@@ -10,8 +10,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,7 +33,7 @@ const (
 )
 
 // Main is the process that [Start] starts: the arguments are those after
-// [Subcommand]. It returns when the VM is gone.
+// [Subcommand]. It returns when the VM is gone, or on SIGTERM.
 func Main(args []string) error {
 	ready := os.NewFile(readyFD, "ready")
 	listener, cfg, err := prepare(args)
@@ -45,13 +47,15 @@ func Main(args []string) error {
 		return fmt.Errorf("cannot report that the network is ready: %w", err)
 	}
 	ready.Close()
-	conn, err := acceptOne(listener)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	conn, err := acceptOne(ctx, listener)
 	if err != nil {
 		return err
 	}
 	cfg.Log.Info("connected")
-	err = Serve(context.Background(), conn, cfg)
-	cfg.Log.Info("the VM is gone")
+	err = Serve(ctx, conn, cfg)
+	cfg.Log.Info("ended", "terminated", ctx.Err() != nil)
 	return err
 }
 
@@ -140,8 +144,10 @@ func probeIPv6() {
 	}
 }
 
-func acceptOne(listener *net.UnixListener) (net.Conn, error) {
+func acceptOne(ctx context.Context, listener *net.UnixListener) (net.Conn, error) {
 	defer func() { _ = listener.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
+	defer stop()
 	if err := listener.SetDeadline(time.Now().Add(ConnectTimeout)); err != nil {
 		return nil, fmt.Errorf("cannot wait for the VMM: %w", err)
 	}

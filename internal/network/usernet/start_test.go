@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/network/usernet/guesttest"
 	"banger/internal/vmm/process"
 )
@@ -141,6 +143,24 @@ func TestProcessOneConnection(t *testing.T) {
 	}
 	conn.Close()
 	awaitEnd(t, p)
+}
+
+func TestProcessTerminates(t *testing.T) {
+	t.Parallel()
+	for _, connected := range []bool{false, true} {
+		p, options := startProcess(t, Policy{})
+		if connected {
+			conn := connect(t, options)
+			guest := guesttest.New(t, conn, guestPrefix, gateway, MTU)
+			if _, err := dial(t, guest, gateway, 22); err == nil {
+				t.Fatal("a service of the host was reached")
+			}
+		}
+		if err := unix.Kill(p.Identity().PID, unix.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		awaitEnd(t, p)
+	}
 }
 
 func TestStartFails(t *testing.T) {
