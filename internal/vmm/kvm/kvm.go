@@ -33,7 +33,7 @@ type Verdict struct {
 }
 
 // Probe gives the verdict on device within two seconds, whatever the device
-// does. It is kept in a file below cacheDir until the host is booted again,
+// does. It is kept in a file in cacheDir, which is made if need be, until the host is booted again,
 // except where the user can do something about it without a boot.
 func Probe(ctx context.Context, device, cacheDir string) Verdict {
 	if verdict, ok := unopened(device); !ok {
@@ -104,6 +104,9 @@ func keep(path string, r record) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("cannot encode the KVM verdict: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("cannot create the cache directory: %w", err)
 	}
 	return atomicfile.Write(path, data, 0o600)
 }

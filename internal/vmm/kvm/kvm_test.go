@@ -85,7 +85,7 @@ func TestCache(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir()
+			dir := filepath.Join(t.TempDir(), "cache")
 			if err := keep(filepath.Join(dir, "kvm.json"), test.keep); err != nil {
 				t.Fatal(err)
 			}

@@ -203,8 +203,14 @@ func checkNetwork(nic *vmm.NIC) error {
 
 var errDied = errors.New("it ended at once")
 
+// startTimeout bounds the wait for a QEMU that neither dies nor answers. It
+// takes 0.1 s on a host that is idle.
+const startTimeout = 2 * time.Minute
+
 // awaitRunning returns when QEMU says that the guest runs.
 func awaitRunning(ctx context.Context, child *process.Process, socket string) error {
+	ctx, stop := context.WithTimeoutCause(ctx, startTimeout, errors.New("it does not answer"))
+	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	finished := make(chan struct{})
