@@ -57,6 +57,8 @@ func (d *Conn) receive(r *wire.FrameReader) {
 				err = d.out.Allow(b)
 			case wire.FrameError:
 				err = errors.New(string(b))
+			case wire.FrameStdout, wire.FrameStderr, wire.FrameResize, wire.FrameSignal, wire.FrameExit:
+				err = errors.New("a frame that is not for connections")
 			default:
 				err = fmt.Errorf("unknown frame %d", t)
 			}

@@ -113,6 +113,8 @@ func (p *Process) read(streams Streams, input *wire.Sender) (wire.Exit, error) {
 			return wire.DecodeExit(b)
 		case wire.FrameError:
 			return wire.Exit{}, &wire.Error{Message: string(b)}
+		case wire.FrameData, wire.FrameEOF, wire.FrameResize, wire.FrameSignal:
+			return wire.Exit{}, errors.New("cannot follow a program in the guest: it sent a frame that is the host's")
 		default:
 			return wire.Exit{}, fmt.Errorf("cannot follow a program in the guest: unknown frame %d", t)
 		}

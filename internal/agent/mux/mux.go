@@ -64,7 +64,7 @@ func Client(ctx context.Context, conn net.Conn) (*Session, error) {
 	}
 	// The guest never opens streams; one that does gets a reset for each.
 	if err := y.GoAway(); err != nil {
-		y.Close()
+		_ = y.Close()
 		return nil, fmt.Errorf("cannot start a session with the guest's agent: %w", err)
 	}
 	return &Session{y: y}, nil
@@ -91,7 +91,7 @@ func (s *Session) Open(ctx context.Context) (net.Conn, error) {
 	case <-ctx.Done():
 		go func() {
 			if r := <-done; r.err == nil {
-				r.stream.Close()
+				_ = r.stream.Close()
 			}
 		}()
 		return nil, fmt.Errorf("cannot open a stream to the guest's agent: %w", context.Cause(ctx))
@@ -133,7 +133,7 @@ func serve(ctx context.Context, port io.ReadWriteCloser, handle func(net.Conn)) 
 	if err != nil {
 		return err
 	}
-	defer y.Close()
+	defer func() { _ = y.Close() }()
 	for {
 		s, err := y.AcceptStream()
 		if err != nil {

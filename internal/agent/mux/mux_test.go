@@ -186,7 +186,7 @@ func TestUnseenReconnect(t *testing.T) {
 	t.Parallel()
 	p := newPort(t)
 	guest, pipe := net.Pipe()
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // ended below
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ports := make(chan io.ReadWriteCloser, 2)
 	// The second time the same bytes go on: closing is not noticed.

@@ -74,7 +74,7 @@ func relay(conn *net.TCPConn, stream net.Conn, frames *wire.FrameReader) {
 				in.End(err)
 				out.Fail(err)
 				_ = conn.SetLinger(0)
-				conn.Close()
+				_ = conn.Close()
 				return
 			}
 		}

@@ -263,10 +263,27 @@ func openStreams(root *rootfs.FS, req wire.ExecRequest) (files []*os.File, s *st
 			return nil, nil, fmt.Errorf("cannot make a pipe: %w", err)
 		}
 		pipes = append(pipes, r, w)
+		enlarge(w)
 	}
 	s.stdin = pipes[1]
 	s.outputs = []output{{pipes[2], wire.FrameStdout}, {pipes[4], wire.FrameStderr}}
 	return []*os.File{pipes[0], pipes[3], pipes[5]}, s, nil
+}
+
+// pipeSize lets a program and the agent work on more at a time: each change
+// between them is a change of context.
+const pipeSize = 1 << 20
+
+// enlarge makes a pipe larger where it may be.
+func enlarge(pipe *os.File) {
+	raw, err := pipe.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		// A user's sum of pipes may be limited: then it stays as it is.
+		_, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize)
+	})
 }
 
 // openTTY makes a terminal in the root's own instance of devpts, which is the

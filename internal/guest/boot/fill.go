@@ -70,7 +70,7 @@ func copyTree(from *os.Root, source string) error {
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(tree.Pack(from, ".", w)) }()
 	err = tree.Unpack(to, r, true)
-	r.Close()
+	_ = r.Close()
 	return err
 }
 

@@ -24,20 +24,20 @@ import (
 const deviceTimeout = 20 * time.Second
 
 // Listen waits for the channel's device and returns its streams as
-// connections.
+// connections, until ctx ends or the listener is closed.
 func Listen(ctx context.Context) (net.Listener, error) {
-	ctx, cancel := context.WithTimeout(ctx, deviceTimeout)
+	timeout, cancel := context.WithTimeout(ctx, deviceTimeout)
 	defer cancel()
 	for {
 		if port := findPort("/sys/class/virtio-ports", "/dev"); port != "" {
-			return listenSerial(port), nil
+			return listenSerial(ctx, port), nil
 		}
 		// With the driver but no device it is the wildcard.
 		if cid, err := vsock.ContextID(); err == nil && cid > vsock.Host && cid != math.MaxUint32 {
 			return vsock.Listen(wire.VsockPort, nil)
 		}
 		select {
-		case <-ctx.Done():
+		case <-timeout.Done():
 			return nil, errors.New("cannot find the agent channel: there is neither a virtio-serial port nor vsock")
 		case <-time.After(2 * time.Millisecond):
 		}
@@ -62,8 +62,8 @@ func findPort(class, dev string) string {
 	return ""
 }
 
-func listenSerial(device string) net.Listener {
-	return newListener(func(ctx context.Context) (io.ReadWriteCloser, error) {
+func listenSerial(ctx context.Context, device string) net.Listener {
+	return newListener(ctx, func(ctx context.Context) (io.ReadWriteCloser, error) {
 		return openPort(ctx, device)
 	})
 }
@@ -76,8 +76,8 @@ type listener struct {
 	err    error // valid when done is closed
 }
 
-func newListener(next func(context.Context) (io.ReadWriteCloser, error)) net.Listener {
-	ctx, cancel := context.WithCancel(context.Background())
+func newListener(ctx context.Context, next func(context.Context) (io.ReadWriteCloser, error)) net.Listener {
+	ctx, cancel := context.WithCancel(ctx)
 	l := &listener{conns: make(chan net.Conn), cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(l.done)

@@ -47,7 +47,7 @@ func waitHost(ctx context.Context, file *os.File) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(epoll)
+	defer func() { _ = unix.Close(epoll) }()
 	raw, err := file.SyscallConn()
 	if err != nil {
 		return err

@@ -53,14 +53,14 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-func newRoot(t testing.TB) (*rootfs.FS, string) {
-	t.Helper()
-	dir := t.TempDir()
+func newRoot(tb testing.TB) (*rootfs.FS, string) {
+	tb.Helper()
+	dir := tb.TempDir()
 	root, err := rootfs.Open(dir)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { root.Close() })
+	tb.Cleanup(func() { root.Close() })
 	return root, dir
 }
 

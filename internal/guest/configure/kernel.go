@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"time"
 	"unsafe"
 
@@ -96,7 +97,7 @@ func parseInterface(i wire.Interface) (wanted, error) {
 		}
 	}
 	if w.mtu = i.MTU; w.mtu < 0 || w.mtu > 65535 {
-		return w, bad("MTU", fmt.Sprint(i.MTU))
+		return w, bad("MTU", strconv.Itoa(i.MTU))
 	}
 	return w, nil
 }

@@ -41,10 +41,8 @@ const (
 // Shutdown writes everything to the disks and begins the guest's end.
 func (s *System) Shutdown(_ context.Context, shutdown wire.Shutdown) error {
 	unix.Sync()
-	s.shutting.Do(func() {
-		//nolint:contextcheck // the end of the request is not the end of the shutdown
-		go s.end(shutdown.Reboot)
-	})
+	//nolint:contextcheck // the end of the request is not the end of the shutdown
+	s.shutting.Do(func() { go s.end(shutdown.Reboot) })
 	return nil
 }
 
@@ -182,7 +180,7 @@ func (s *System) listenFinal() error {
 				return
 			}
 			s.final(conn)
-			conn.Close()
+			_ = conn.Close()
 		}
 	}()
 	return nil
@@ -220,7 +218,7 @@ func Final(verb string) error {
 	}
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: finalSocket, Net: "unix"})
 	if err == nil {
-		defer conn.Close()
+		defer func() { _ = conn.Close() }()
 		if _, err = conn.Write([]byte(word)); err == nil {
 			// The answer is the end.
 			_, err = conn.Read(make([]byte, 1))

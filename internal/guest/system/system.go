@@ -163,7 +163,7 @@ func (s *System) listenNotify() error {
 		return fmt.Errorf("cannot listen for the guest's init: %w", err)
 	}
 	go func() {
-		defer conn.Close()
+		defer func() { _ = conn.Close() }()
 		buf := make([]byte, 4096)
 		for {
 			n, err := conn.Read(buf)

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-func stream(t testing.TB, headers ...tar.Header) *bytes.Buffer {
-	t.Helper()
+func stream(tb testing.TB, headers ...tar.Header) *bytes.Buffer {
+	tb.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, h := range headers {
@@ -21,35 +21,35 @@ func stream(t testing.TB, headers ...tar.Header) *bytes.Buffer {
 			h.Size = int64(len(content))
 		}
 		if err := w.WriteHeader(&h); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		if _, err := io.WriteString(w, content); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return &b
 }
 
 // newRoot returns a root with something outside of it to reach for.
-func newRoot(t testing.TB) (root *os.Root, dir, secret string) {
-	t.Helper()
-	top := t.TempDir()
+func newRoot(tb testing.TB) (root *os.Root, dir, secret string) {
+	tb.Helper()
+	top := tb.TempDir()
 	dir = filepath.Join(top, "root")
 	secret = filepath.Join(top, "secret")
 	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { root.Close() })
+	tb.Cleanup(func() { root.Close() })
 	return root, dir, secret
 }
 

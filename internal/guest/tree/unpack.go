@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -36,9 +37,9 @@ func Unpack(root *os.Root, r io.Reader, owners bool) error {
 	}
 	// Directories last and from the deepest: what is written into them changes
 	// their times, and a mode may forbid it.
-	for i := len(u.dirs) - 1; i >= 0; i-- {
-		if err := u.finish(u.dirs[i]); err != nil {
-			return fmt.Errorf("cannot unpack %q: %w", u.dirs[i].Name, err)
+	for _, dir := range slices.Backward(u.dirs) {
+		if err := u.finish(dir); err != nil {
+			return fmt.Errorf("cannot unpack %q: %w", dir.Name, err)
 		}
 	}
 	// The sender may still have padding to get rid of.
