@@ -16,6 +16,13 @@ import (
 )
 
 func main() {
+	if err := run(); err != nil {
+		daemon.Report(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	executable, err := os.Executable()
@@ -24,15 +31,11 @@ func main() {
 	}
 	switch {
 	case err != nil:
+		return err
 	case len(os.Args) > 1 && os.Args[1] == usernet.Subcommand:
-		err = usernet.Main(os.Args[2:])
+		return usernet.Main(os.Args[2:])
 	case len(os.Args) == 2 && os.Args[1] == "doctor":
-		err = host.Report(ctx, os.Getenv, os.Stdout)
-	default:
-		err = daemon.Run(ctx, daemon.Options{Getenv: os.Getenv, Executable: executable})
+		return host.Report(ctx, os.Getenv, os.Stdout)
 	}
-	if err != nil {
-		daemon.Report(os.Stderr, err)
-		os.Exit(1)
-	}
+	return daemon.Run(ctx, daemon.Options{Getenv: os.Getenv, Executable: executable})
 }

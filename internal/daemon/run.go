@@ -74,7 +74,7 @@ func Run(ctx context.Context, options Options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer logFile.Close()
+	defer func() { err = errors.Join(err, logFile.Close()) }()
 	log := slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: settings.LogLevel}))
 	defer func() {
 		if err != nil {
@@ -250,12 +250,12 @@ func (d *daemon) background(ctx context.Context, dirs paths.Dirs, settings confi
 		ssh.RemoveLegacyConfig(ctx, dirs.Config, settings.SSHKeyPath, d.log)
 		for _, sweep := range []func(context.Context) error{d.images.Sweep, d.kernels.Sweep} {
 			if err := sweep(ctx); err != nil && ctx.Err() == nil {
-				d.log.Warn("cannot clean up a store", "error", err)
+				d.log.WarnContext(ctx, "cannot clean up a store", "error", err)
 			}
 		}
 		for _, driver := range d.drivers {
 			capability := driver.Probe(ctx)
-			d.log.Info("VMM driver", "name", driver.Name(), "usable", capability.Usable, "accelerated", capability.Accelerated,
+			d.log.InfoContext(ctx, "VMM driver", "name", driver.Name(), "usable", capability.Usable, "accelerated", capability.Accelerated,
 				"version", capability.Version, "reasons", strings.Join(capability.Reasons, "; "))
 		}
 	}()
@@ -277,7 +277,7 @@ func (d *daemon) serve(ctx context.Context, listener net.Listener, about api.Dae
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
 	}
-	d.log.Info("bangerd answers", "version", about.Version, "build", about.Build, "pid", strconv.Itoa(about.PID), "socket", about.Socket)
+	d.log.InfoContext(ctx, "bangerd answers", "version", about.Version, "build", about.Build, "pid", strconv.Itoa(about.PID), "socket", about.Socket)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	var err error
@@ -290,7 +290,7 @@ func (d *daemon) serve(ctx context.Context, listener net.Listener, about api.Dae
 }
 
 func (d *daemon) shutDown(ctx context.Context, server *http.Server, handlers *Server) error {
-	d.log.Info("bangerd stops")
+	d.log.InfoContext(ctx, "bangerd stops")
 	// No new connections from here on; those there are get their answers.
 	answering, cancelAnswering := context.WithTimeout(ctx, finishTimeout+answerTimeout)
 	defer cancelAnswering()

@@ -202,16 +202,16 @@ func TestLogFile(t *testing.T) {
 	if err := log.Close(); err != nil {
 		t.Fatal(err)
 	}
-	var all string
+	var all strings.Builder
 	for _, name := range []string{path + ".1", path} {
 		text, err := os.ReadFile(name)
 		if err != nil || len(text) > 100 {
 			t.Errorf("%s has %d bytes, %v", name, len(text), err)
 		}
-		all += string(text)
+		all.Write(text)
 	}
-	if !strings.HasSuffix(all, "line 48\nline 49\n") || !strings.HasPrefix(all, "line ") {
-		t.Errorf("the logs hold %q", all)
+	if !strings.HasSuffix(all.String(), "line 48\nline 49\n") || !strings.HasPrefix(all.String(), "line ") {
+		t.Errorf("the logs hold %q", all.String())
 	}
 }
 

@@ -79,9 +79,9 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		tracked := &tracker{ResponseWriter: w}
-		defer func() {
+		defer func() { //nolint:contextcheck // the request's context is in r
 			if value := recover(); value != nil {
-				if value == http.ErrAbortHandler {
+				if err, ok := value.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 					panic(value)
 				}
 				s.Log.Error("panic in a request", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(value), "stack", string(debug.Stack()))
@@ -91,7 +91,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 				}
 				s.fail(w, r, errors.New("bangerd had an internal error; its log has the details"))
 			}
-			s.Log.Debug("request", "method", r.Method, "path", r.URL.Path, "duration", time.Since(began))
+			s.Log.DebugContext(r.Context(), "request", "method", r.Method, "path", r.URL.Path, "duration", time.Since(began))
 		}()
 		// A browser on this host must not be able to get here by whatever
 		// proxy in between.
@@ -137,7 +137,7 @@ func (s *Server) answer(handle func(*http.Request) (any, error)) http.Handler {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		if err := json.NewEncoder(w).Encode(result); err != nil {
-			s.Log.Debug("client went away", "path", r.URL.Path, "error", err)
+			s.Log.DebugContext(r.Context(), "client went away", "path", r.URL.Path, "error", err)
 		}
 	})
 }
@@ -155,7 +155,7 @@ func (s *Server) events(operate func(ctx context.Context, r *http.Request, body 
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		control := http.NewResponseController(w)
 		var mu sync.Mutex
-		send := func(event api.Event) {
+		send := func(event api.Event) { //nolint:contextcheck // the request's context is in r
 			mu.Lock()
 			defer mu.Unlock()
 			err := json.NewEncoder(w).Encode(event)
@@ -163,7 +163,7 @@ func (s *Server) events(operate func(ctx context.Context, r *http.Request, body 
 				err = control.Flush()
 			}
 			if err != nil {
-				s.Log.Debug("client went away", "path", r.URL.Path, "error", err)
+				s.Log.DebugContext(r.Context(), "client went away", "path", r.URL.Path, "error", err)
 			}
 		}
 		result, err := operate(r.Context(), r, body, func(event progress.Event) { send(api.Event{Progress: &event}) })
@@ -244,6 +244,6 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status(shown.Kind))
 	if err := json.NewEncoder(w).Encode(shown); err != nil {
-		s.Log.Debug("client went away", "path", r.URL.Path, "error", err)
+		s.Log.DebugContext(r.Context(), "client went away", "path", r.URL.Path, "error", err)
 	}
 }

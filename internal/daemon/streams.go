@@ -73,7 +73,7 @@ func (u *upgraded) CloseWrite() error { return closeWrite(u.Conn) }
 
 // close ends the stream.
 func (u *upgraded) close() {
-	u.Conn.Close()
+	u.Close()
 	u.done()
 }
 
@@ -127,7 +127,7 @@ func (s *Server) agent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer client.close()
-	defer closeWhenGone(client)()
+	defer closeWhenGone(r.Context(), client)()
 	splice(client, guest)
 }
 
@@ -137,14 +137,15 @@ const goneInterval = 500 * time.Millisecond
 // closeWhenGone closes the connection of a client that has closed it whole: a
 // reader cannot tell that from one that has closed only its half, and waits for
 // what the guest has to say.
-func closeWhenGone(client *upgraded) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
+func closeWhenGone(ctx context.Context, client *upgraded) (stop func()) {
+	// A connection that was taken over has no say in its request any more.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for sleep(ctx, goneInterval) {
 			if gone(client.Conn) {
-				client.Conn.Close()
+				client.Close()
 				return
 			}
 		}

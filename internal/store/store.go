@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
 
 	"modernc.org/sqlite"
@@ -62,7 +63,7 @@ type VM struct {
 
 // Store is an open database. Its methods may be called from any goroutine.
 type Store struct {
-	db *sql.DB
+	db    *sql.DB
 	fresh bool
 }
 
@@ -205,7 +206,15 @@ func (s *Store) Insert(ctx context.Context, vm VM) error {
 			return ErrAddressTaken
 		}
 	}
-	return fmt.Errorf("cannot record the VM %q: %w", vm.Name, err)
+	return fmt.Errorf("cannot record the VM %q: %w", vm.Name, full(err))
+}
+
+// full makes of SQLite's word for a full disk the system's.
+func full(err error) error {
+	if failed := (*sqlite.Error)(nil); errors.As(err, &failed) && failed.Code()&0xff == sqlite3.SQLITE_FULL {
+		return errors.Join(syscall.ENOSPC, err)
+	}
+	return err
 }
 
 // Update replaces the record with the same id.
@@ -220,7 +229,7 @@ func (s *Store) Update(ctx context.Context, vm VM) error {
 	}
 	result, err := s.db.ExecContext(ctx, `UPDATE vm SET `+strings.Join(set, ", ")+` WHERE id = ?`, append(args, vm.ID)...)
 	if err != nil {
-		return fmt.Errorf("cannot record the VM %q: %w", vm.Name, err)
+		return fmt.Errorf("cannot record the VM %q: %w", vm.Name, full(err))
 	}
 	if n, err := result.RowsAffected(); err != nil || n != 1 {
 		return errors.Join(fmt.Errorf("cannot record the VM %q: %d records have its id", vm.Name, n), err)
@@ -231,7 +240,7 @@ func (s *Store) Update(ctx context.Context, vm VM) error {
 // Delete removes a record; one that is not there is no error.
 func (s *Store) Delete(ctx context.Context, id string) error {
 	if _, err := s.db.ExecContext(ctx, `DELETE FROM vm WHERE id = ?`, id); err != nil {
-		return fmt.Errorf("cannot delete the record of VM %s: %w", id, err)
+		return fmt.Errorf("cannot delete the record of VM %s: %w", id, full(err))
 	}
 	return nil
 }

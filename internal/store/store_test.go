@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -162,6 +164,21 @@ func TestBackup(t *testing.T) {
 	}
 	if got, err := openTest(t, path+".v1").List(ctx); err != nil || len(got) != 1 {
 		t.Errorf("the backup holds %v, %v", got, err)
+	}
+}
+
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	store := openTest(t, filepath.Join(t.TempDir(), "db"))
+	ctx := t.Context()
+	// A limit of the number of pages is what SQLite calls a full disk, too.
+	if _, err := store.db.ExecContext(ctx, `PRAGMA max_page_count = 1`); err != nil {
+		t.Fatal(err)
+	}
+	vm := testVM("a", "one", "172.16.0.16")
+	vm.LastError = strings.Repeat("x", 1<<20)
+	if err := store.Insert(ctx, vm); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("error %v, want ENOSPC", err)
 	}
 }
 

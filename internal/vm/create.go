@@ -66,11 +66,11 @@ func (m *Manager) Create(ctx context.Context, request api.CreateVM, report progr
 	defer op.end()
 	var steps undo.Stack
 	defer steps.OnError(&err)
-	steps.Add(func() error { return m.erase(op.entry) })
-	if err := m.furnish(op.ctx, op.entry.record); err != nil {
+	steps.Add(func() error { return m.erase(ctx, op.entry) })
+	if err := m.furnish(op.ctx, op.entry.record); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
 		return api.VM{}, err
 	}
-	if err := m.change(op.entry, func(r *store.VM) { r.Pending = store.PendingNone }); err != nil {
+	if err := m.change(ctx, op.entry, func(r *store.VM) { r.Pending = store.PendingNone }); err != nil {
 		return api.VM{}, err
 	}
 	if err := m.publish(); err != nil {
@@ -219,7 +219,7 @@ func (m *Manager) furnish(ctx context.Context, record store.VM) error {
 
 // erase removes a VM that has no VMM: its files, its record, itself. The
 // caller has its lock. What fails can be tried again.
-func (m *Manager) erase(e *entry) error {
+func (m *Manager) erase(ctx context.Context, e *entry) error {
 	record := m.look(e).record
 	if err := os.RemoveAll(m.config.Dirs.Run(record.ID)); err != nil {
 		return fmt.Errorf("cannot delete the sockets of VM %q: %w", record.Name, err)
@@ -228,7 +228,7 @@ func (m *Manager) erase(e *entry) error {
 		return fmt.Errorf("cannot delete the disks of VM %q: %w", record.Name, err)
 	}
 	m.mu.Lock()
-	err := m.config.Store.Delete(context.WithoutCancel(m.background), record.ID)
+	err := m.config.Store.Delete(context.WithoutCancel(ctx), record.ID)
 	if err == nil {
 		e.deleted = true
 		e.stopGrace()
@@ -240,7 +240,7 @@ func (m *Manager) erase(e *entry) error {
 	}
 	if err := m.publish(); err != nil {
 		// The VM is gone all the same, and the next change writes them again.
-		m.log.Warn("cannot update the files for ssh", "vm", record.Name, "error", err)
+		m.log.WarnContext(ctx, "cannot update the files for ssh", "vm", record.Name, "error", err)
 	}
 	return nil
 }

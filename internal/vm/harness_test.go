@@ -145,10 +145,11 @@ func (h *harness) abandon(t *testing.T) {
 	if err := h.db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	h.Manager.mu.Lock()
-	defer h.Manager.mu.Unlock()
-	h.Manager.closing = true
-	for _, e := range h.Manager.vms {
+	old := h.Manager
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	old.closing = true
+	for _, e := range old.vms {
 		e.stopGrace()
 		e.machine = nil // so that nobody notes its end
 	}

@@ -32,7 +32,7 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 	for _, e := range m.entries() {
 		record := m.look(e).record
 		if err := m.reconcile(ctx, e); err != nil {
-			m.log.Error("cannot put a VM in order", "vm", record.Name, "error", err)
+			m.log.ErrorContext(ctx, "cannot put a VM in order", "vm", record.Name, "error", err)
 		}
 	}
 	m.removeOrphans(ctx)
@@ -52,16 +52,16 @@ func (m *Manager) reconcile(ctx context.Context, e *entry) error {
 		if err := m.clearRun(ctx, e.record.ID); err != nil {
 			return err
 		}
-		return m.destroy(e)
+		return m.destroy(ctx, e)
 	case store.PendingStart:
-		if m.live(e) != nil {
-			m.finishStart(e)
+		if m.live(ctx, e) != nil {
+			m.finishStart(ctx, e)
 			return nil
 		}
 		if err := m.clearRun(ctx, e.record.ID); err != nil {
 			return err
 		}
-		return m.change(e, func(r *store.VM) { r.Pending = store.PendingNone })
+		return m.change(ctx, e, func(r *store.VM) { r.Pending = store.PendingNone })
 	case store.PendingNone:
 	}
 	return nil
@@ -76,11 +76,11 @@ func (m *Manager) claim(ctx context.Context, e *entry) error {
 	}
 	machine, err := m.adopt(ctx, *s.record.Handle)
 	if errors.Is(err, vmm.ErrGone) {
-		m.log.Info("a VM ended while nobody watched", "vm", s.record.Name)
+		m.log.InfoContext(ctx, "a VM ended while nobody watched", "vm", s.record.Name)
 		if err := os.RemoveAll(m.config.Dirs.Run(s.record.ID)); err != nil {
 			return fmt.Errorf("cannot remove the sockets of VM %q: %w", s.record.Name, err)
 		}
-		return m.change(e, func(r *store.VM) { r.Handle, r.Started = nil, nil })
+		return m.change(ctx, e, func(r *store.VM) { r.Handle, r.Started = nil, nil })
 	}
 	if err != nil {
 		return fmt.Errorf("cannot find out whether the VM %q runs: %w", s.record.Name, err)
@@ -88,8 +88,8 @@ func (m *Manager) claim(ctx context.Context, e *entry) error {
 	m.mu.Lock()
 	e.machine = machine
 	m.mu.Unlock()
-	m.watch(e, machine)
-	m.log.Info("adopted a running VM", "vm", s.record.Name, "pid", s.record.Handle.PID)
+	m.watch(ctx, e, machine)
+	m.log.InfoContext(ctx, "adopted a running VM", "vm", s.record.Name, "pid", s.record.Handle.PID)
 	return nil
 }
 
@@ -104,25 +104,25 @@ func (m *Manager) adopt(ctx context.Context, handle vmm.Handle) (vmm.Machine, er
 
 // finishStart goes on, in the background, with a start that the last bangerd
 // was in the middle of.
-func (m *Manager) finishStart(e *entry) {
+func (m *Manager) finishStart(ctx context.Context, e *entry) {
 	id, name := m.look(e).record.ID, m.look(e).record.Name
-	op, err := m.begin(m.background, id, "start", progress.Discard)
+	op, err := m.begin(context.WithoutCancel(ctx), id, "start", progress.Discard)
 	if err != nil { // nobody else can have the lock yet
-		m.log.Error("cannot finish the start of a VM", "vm", name, "error", err)
+		m.log.ErrorContext(ctx, "cannot finish the start of a VM", "vm", name, "error", err)
 		return
 	}
 	op.phase(api.StateStarting)
 	m.wait.Go(func() {
 		defer op.end()
 		err := errors.New("its VMM ended")
-		if machine := m.live(e); machine != nil {
-			err = m.meet(op.ctx, e, machine, progress.Discard)
+		if machine := m.live(ctx, e); machine != nil {
+			err = m.meet(op.ctx, e, machine, progress.Discard) //nolint:contextcheck // an operation's context is its caller's, made anew
 		}
 		if err == nil {
-			err = m.change(e, func(r *store.VM) { r.Pending, r.LastError = store.PendingNone, "" })
+			err = m.change(ctx, e, func(r *store.VM) { r.Pending, r.LastError = store.PendingNone, "" })
 		}
 		if err != nil {
-			m.log.Error("cannot finish the start of a VM", "vm", name, "error", m.startFailed(op, err))
+			m.log.ErrorContext(ctx, "cannot finish the start of a VM", "vm", name, "error", m.startFailed(op, err))
 		}
 	})
 }
@@ -189,12 +189,12 @@ func (m *Manager) removeOrphans(ctx context.Context) {
 		}
 		if buried {
 			if err := m.bury(ctx, m.config.Dirs.Run(id)+graveSuffix); err != nil {
-				m.log.Error("cannot remove what a VM has left", "id", id, "error", err)
+				m.log.ErrorContext(ctx, "cannot remove what a VM has left", "id", id, "error", err)
 			}
 			continue
 		}
 		if err := m.clearRun(ctx, id); err != nil {
-			m.log.Error("cannot remove what a VM has left", "id", id, "error", err)
+			m.log.ErrorContext(ctx, "cannot remove what a VM has left", "id", id, "error", err)
 		}
 	}
 	for _, name := range m.entriesOf(m.config.Dirs.VMs()) {
@@ -202,11 +202,11 @@ func (m *Manager) removeOrphans(ctx context.Context) {
 			continue
 		}
 		if m.config.Store.Fresh() {
-			m.log.Warn("there is a VM's directory that the new database does not know", "path", m.config.Dirs.VM(name))
+			m.log.WarnContext(ctx, "there is a VM's directory that the new database does not know", "path", m.config.Dirs.VM(name))
 			continue
 		}
 		if err := os.RemoveAll(m.config.Dirs.VM(name)); err != nil {
-			m.log.Error("cannot remove what a VM has left", "id", name, "error", err)
+			m.log.ErrorContext(ctx, "cannot remove what a VM has left", "id", name, "error", err)
 		}
 	}
 }

@@ -110,7 +110,7 @@ func TestHalfDoneIsFinished(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := h.change(e, func(r *store.VM) { r.Pending = pending }); err != nil {
+		if err := h.change(t.Context(), e, func(r *store.VM) { r.Pending = pending }); err != nil {
 			t.Fatal(err)
 		}
 		h.crash(t)
@@ -129,7 +129,7 @@ func TestStartIsFinished(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.change(e, func(r *store.VM) { r.Pending = store.PendingStart }); err != nil {
+	if err := h.change(t.Context(), e, func(r *store.VM) { r.Pending = store.PendingStart }); err != nil {
 		t.Fatal(err)
 	}
 	h.crash(t)

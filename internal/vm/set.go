@@ -39,7 +39,7 @@ func (m *Manager) Set(ctx context.Context, ref string, request api.SetVM) (api.V
 			Hint:    "a disk can only grow",
 		}
 	}
-	err = m.change(op.entry, func(r *store.VM) {
+	err = m.change(ctx, op.entry, func(r *store.VM) {
 		r.VCPU, r.MemoryMiB, r.DiskBytes = updated.VCPU, updated.MemoryMiB, updated.DiskBytes
 	})
 	if err != nil {

@@ -39,13 +39,13 @@ func (m *Manager) Start(ctx context.Context, ref string, report progress.Func) (
 
 func (m *Manager) start(op *operation, report progress.Func) (err error) {
 	e := op.entry
-	if m.live(e) != nil {
+	if m.live(op.ctx, e) != nil {
 		return nil
 	}
 	if err := m.claim(op.ctx, e); err != nil {
 		return err
 	}
-	if m.live(e) != nil { // adopted just now
+	if m.live(op.ctx, e) != nil { // adopted just now
 		return nil
 	}
 	op.phase(api.StateStarting)
@@ -54,7 +54,7 @@ func (m *Manager) start(op *operation, report progress.Func) (err error) {
 		err = m.meet(op.ctx, e, machine, report)
 	}
 	if err == nil {
-		return m.change(e, func(r *store.VM) { r.Pending, r.LastError = store.PendingNone, "" })
+		return m.change(op.ctx, e, func(r *store.VM) { r.Pending, r.LastError = store.PendingNone, "" })
 	}
 	return m.startFailed(op, err)
 }
@@ -67,7 +67,7 @@ func (m *Manager) startFailed(op *operation, err error) error {
 	canceled := op.ctx.Err() != nil
 	err = m.noSpace(err, fmt.Sprintf("cannot start the VM %q", record.Name))
 	steps.Add(func() error {
-		return m.change(e, func(r *store.VM) {
+		return m.change(op.ctx, e, func(r *store.VM) {
 			r.Pending, r.Handle, r.Started = store.PendingNone, nil, nil
 			if !canceled {
 				r.LastError, r.Ephemeral = err.Error(), false
@@ -75,7 +75,7 @@ func (m *Manager) startFailed(op *operation, err error) error {
 		})
 	})
 	steps.Add(func() error { return os.RemoveAll(m.config.Dirs.Run(record.ID)) })
-	steps.Add(func() error { return m.powerOff(e) })
+	steps.Add(func() error { return m.powerOff(op.ctx, e) })
 	undoErr := steps.Run()
 	if undoErr != nil {
 		m.log.Error("cannot take a start back", "vm", record.Name, "error", undoErr)
@@ -118,7 +118,7 @@ func (m *Manager) boot(ctx context.Context, e *entry, report progress.Func) (vmm
 	if err := m.clearRun(ctx, record.ID); err != nil {
 		return nil, err
 	}
-	if err := m.change(e, func(r *store.VM) { r.Pending = store.PendingStart }); err != nil {
+	if err := m.change(ctx, e, func(r *store.VM) { r.Pending = store.PendingStart }); err != nil {
 		return nil, m.noSpace(err, "cannot start the VM")
 	}
 	if err := os.MkdirAll(spec.RunDir, 0o700); err != nil {
@@ -140,9 +140,9 @@ func (m *Manager) boot(ctx context.Context, e *entry, report progress.Func) (vmm
 	handle := machine.Handle()
 	m.mu.Lock()
 	e.machine = machine
-	err = m.changeLocked(e, func(r *store.VM) { r.Handle, r.Started = &handle, &now })
+	err = m.changeLocked(ctx, e, func(r *store.VM) { r.Handle, r.Started = &handle, &now })
 	m.mu.Unlock()
-	m.watch(e, machine)
+	m.watch(ctx, e, machine)
 	return machine, err
 }
 
@@ -166,7 +166,7 @@ func (m *Manager) specify(ctx context.Context, e *entry, report progress.Func) (
 	}
 	// A guest can run on any kernel: the record follows.
 	if kernel.Digest != record.KernelDigest {
-		if err := m.change(e, func(r *store.VM) { r.KernelDigest = kernel.Digest }); err != nil {
+		if err := m.change(ctx, e, func(r *store.VM) { r.KernelDigest = kernel.Digest }); err != nil {
 			return vmm.Spec{}, err
 		}
 	}
@@ -259,7 +259,7 @@ func (m *Manager) explain(ctx context.Context, e *entry, machine vmm.Machine, er
 		err = errors.New("its VMM ended")
 	default:
 		if ctx.Err() != nil {
-			err = fmt.Errorf("%w (%v)", context.Cause(ctx), err)
+			err = fmt.Errorf("%w (%w)", context.Cause(ctx), err)
 		}
 	}
 	return &vmm.ConsoleError{Err: err, Tail: m.tail(m.look(e).record.ID)}
@@ -336,14 +336,14 @@ func (m *Manager) configuration(e *entry) (wire.Configuration, error) {
 }
 
 // live returns the VM's machine if it runs. One that has ended is forgotten.
-func (m *Manager) live(e *entry) vmm.Machine {
+func (m *Manager) live(ctx context.Context, e *entry) vmm.Machine {
 	machine := m.look(e).machine
 	if machine == nil {
 		return nil
 	}
 	select {
 	case <-machine.Done():
-		m.ended(e, machine)
+		m.ended(ctx, e, machine)
 		return nil
 	default:
 		return machine
@@ -351,11 +351,11 @@ func (m *Manager) live(e *entry) vmm.Machine {
 }
 
 // watch forgets the machine when its process is gone.
-func (m *Manager) watch(e *entry, machine vmm.Machine) {
+func (m *Manager) watch(ctx context.Context, e *entry, machine vmm.Machine) {
 	m.wait.Go(func() {
 		select {
 		case <-machine.Done():
-			m.ended(e, machine)
+			m.ended(ctx, e, machine)
 		case <-m.background.Done():
 		}
 	})
@@ -363,7 +363,7 @@ func (m *Manager) watch(e *entry, machine vmm.Machine) {
 
 // ended notes that a machine is gone. It is called by who sees it first, and
 // by the others without effect.
-func (m *Manager) ended(e *entry, machine vmm.Machine) {
+func (m *Manager) ended(ctx context.Context, e *entry, machine vmm.Machine) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if e.machine != machine {
@@ -371,13 +371,13 @@ func (m *Manager) ended(e *entry, machine vmm.Machine) {
 	}
 	e.machine = nil
 	if err := machine.Close(); err != nil {
-		m.log.Warn("cannot let go of a VMM", "vm", e.record.Name, "error", err)
+		m.log.WarnContext(ctx, "cannot let go of a VMM", "vm", e.record.Name, "error", err)
 	}
 	// An operation that is in the middle of a start ends that itself.
-	if err := m.changeLocked(e, func(r *store.VM) { r.Handle, r.Started = nil, nil }); err != nil {
+	if err := m.changeLocked(ctx, e, func(r *store.VM) { r.Handle, r.Started = nil, nil }); err != nil {
 		m.log.Error("cannot record the end of a VM", "vm", e.record.Name, "error", err)
 	}
 	if err := os.RemoveAll(m.config.Dirs.Run(e.record.ID)); err != nil {
-		m.log.Warn("cannot remove a VM's sockets", "vm", e.record.Name, "error", err)
+		m.log.WarnContext(ctx, "cannot remove a VM's sockets", "vm", e.record.Name, "error", err)
 	}
 }

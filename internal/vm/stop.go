@@ -9,6 +9,7 @@ import (
 	"banger/internal/agent"
 	"banger/internal/agent/wire"
 	"banger/internal/api"
+	"banger/internal/disk"
 	"banger/internal/progress"
 	"banger/internal/store"
 	"banger/internal/vmm"
@@ -30,9 +31,9 @@ func (m *Manager) Stop(ctx context.Context, ref string, request api.StopVM, repo
 	if request.TimeoutSeconds > 0 {
 		limit = time.Duration(request.TimeoutSeconds) * time.Second
 	}
-	if machine := m.live(op.entry); machine != nil {
+	if machine := m.live(ctx, op.entry); machine != nil {
 		op.phase(api.StateStopping)
-		if err := m.shutDown(op, machine, limit, report); err != nil {
+		if err := m.shutDown(op, machine, limit, report); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
 			return api.VM{}, err
 		}
 	}
@@ -63,7 +64,7 @@ func (m *Manager) shutDown(op *operation, machine vmm.Machine, limit time.Durati
 		// The guest was asked already: what was begun cannot be taken back.
 		return fmt.Errorf("cannot wait for the VM %q to stop: %w", name, context.Cause(op.ctx))
 	}
-	if m.live(op.entry) == nil {
+	if m.live(op.ctx, op.entry) == nil {
 		return nil
 	}
 	why := context.Cause(ctx)
@@ -72,7 +73,7 @@ func (m *Manager) shutDown(op *operation, machine vmm.Machine, limit time.Durati
 	}
 	report.Warn(fmt.Sprintf("killing %s: %v", name, why))
 	m.log.Warn("killing a VM that does not stop", "vm", name, "error", why)
-	return m.powerOff(op.entry)
+	return m.powerOff(op.ctx, op.entry)
 }
 
 // Kill ends a VM as a power cut would. It does not wait for a start or a stop
@@ -83,11 +84,11 @@ func (m *Manager) Kill(ctx context.Context, ref string) (api.VM, error) {
 		return api.VM{}, err
 	}
 	defer op.end()
-	if err := m.claim(op.ctx, op.entry); err != nil {
+	if err := m.claim(op.ctx, op.entry); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
 		return api.VM{}, err
 	}
 	op.phase(api.StateStopping)
-	if err := m.powerOff(op.entry); err != nil {
+	if err := m.powerOff(ctx, op.entry); err != nil {
 		return api.VM{}, err
 	}
 	return m.stopped(op.entry)
@@ -102,12 +103,12 @@ func (m *Manager) stopped(e *entry) (api.VM, error) {
 
 // powerOff kills the VMM, if there is one, and forgets it. It does not hang on
 // a caller's patience: the process is gone in a moment.
-func (m *Manager) powerOff(e *entry) error {
+func (m *Manager) powerOff(ctx context.Context, e *entry) error {
 	s := m.look(e)
 	if s.machine == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(m.background, vmm.KillTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), vmm.KillTimeout)
 	defer cancel()
 	if err := s.machine.Kill(ctx); err != nil {
 		select {
@@ -116,7 +117,7 @@ func (m *Manager) powerOff(e *entry) error {
 			return fmt.Errorf("cannot kill the VM %q: %w", s.record.Name, err)
 		}
 	}
-	m.ended(e, s.machine)
+	m.ended(ctx, e, s.machine)
 	return nil
 }
 
@@ -135,7 +136,7 @@ func (m *Manager) Delete(ctx context.Context, ref string, request api.DeleteVM) 
 	if err := m.claim(op.ctx, e); err != nil {
 		return err
 	}
-	if m.live(e) != nil && !request.Force {
+	if m.live(ctx, e) != nil && !request.Force {
 		name := m.look(e).record.Name
 		return &api.Error{
 			Kind:    api.KindState,
@@ -144,21 +145,21 @@ func (m *Manager) Delete(ctx context.Context, ref string, request api.DeleteVM) 
 		}
 	}
 	op.phase(api.StateDeleting)
-	return m.destroy(e)
+	return m.destroy(ctx, e)
 }
 
 // destroy kills and deletes a VM; the caller has its lock. From its first step
 // on it is finished even if bangerd ends in its middle.
-func (m *Manager) destroy(e *entry) error {
-	if err := m.change(e, func(r *store.VM) { r.Pending = store.PendingDelete }); err != nil {
+func (m *Manager) destroy(ctx context.Context, e *entry) error {
+	if err := m.change(ctx, e, func(r *store.VM) { r.Pending = store.PendingDelete }); err != nil {
 		// With no space left for the intent, what frees some must still work.
-		if m.noSpace(err, "") == err {
+		if !disk.IsNoSpace(err) {
 			return err
 		}
 		m.log.Warn("deleting without a recorded intent", "vm", m.look(e).record.Name, "error", err)
 	}
-	if err := m.powerOff(e); err != nil {
+	if err := m.powerOff(ctx, e); err != nil {
 		return err
 	}
-	return m.erase(e)
+	return m.erase(ctx, e)
 }

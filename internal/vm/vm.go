@@ -344,17 +344,17 @@ func notFound(ref string) error {
 }
 
 // change updates a VM's record in the database and then in memory.
-func (m *Manager) change(e *entry, update func(*store.VM)) error {
+func (m *Manager) change(ctx context.Context, e *entry, update func(*store.VM)) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.changeLocked(e, update)
+	return m.changeLocked(ctx, e, update)
 }
 
-func (m *Manager) changeLocked(e *entry, update func(*store.VM)) error {
+func (m *Manager) changeLocked(ctx context.Context, e *entry, update func(*store.VM)) error {
 	record := e.record
 	update(&record)
 	// Not a request's context: the record follows what has been done.
-	if err := m.config.Store.Update(context.WithoutCancel(m.background), record); err != nil {
+	if err := m.config.Store.Update(context.WithoutCancel(ctx), record); err != nil {
 		return err
 	}
 	e.record = record

@@ -177,9 +177,9 @@ func TestResolve(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
 	for id, name := range map[string]string{"aaaa00000000": "one", "aaab00000000": "two", "bbbb00000000": "aaa"} {
-		h.Manager.vms[id] = &entry{record: store.VM{ID: id, Name: name}, lock: newLock()}
+		h.vms[id] = &entry{record: store.VM{ID: id, Name: name}, lock: newLock()}
 	}
-	defer clear(h.Manager.vms)
+	defer clear(h.vms)
 	for ref, want := range map[string]string{"one": "one", "aaaa": "one", "aaab0": "two", "b": "aaa", "aaa": "aaa", "bbbb00000000": "aaa"} {
 		if vm, err := h.Get(ref); err != nil || vm.Name != want {
 			t.Errorf("%q is %q, %v; want %q", ref, vm.Name, err, want)
@@ -299,11 +299,11 @@ func TestStopAndKillInterruptAStart(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*harness) error{
 		"stop": func(h *harness) error {
-			_, err := h.Stop(h.Manager.background, "one", api.StopVM{}, progress.Discard)
+			_, err := h.Stop(h.background, "one", api.StopVM{}, progress.Discard)
 			return err
 		},
-		"kill":   func(h *harness) error { _, err := h.Kill(h.Manager.background, "one"); return err },
-		"delete": func(h *harness) error { return h.Delete(h.Manager.background, "one", api.DeleteVM{Force: true}) },
+		"kill":   func(h *harness) error { _, err := h.Kill(h.background, "one"); return err },
+		"delete": func(h *harness) error { return h.Delete(h.background, "one", api.DeleteVM{Force: true}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
