@@ -29,6 +29,8 @@ END
 # Docker is started by the first use of its socket.
 systemctl --quiet disable docker.service containerd.service
 systemctl --quiet enable docker.socket ssh.service
+# Docker loads its own profile; those of packages are not worth their time.
+systemctl --quiet mask apparmor.service
 systemctl --quiet set-default multi-user.target
 
 # The rest is about what a boot can leave out in a VM.
@@ -47,8 +49,15 @@ systemctl --quiet mask getty.target systemd-logind.service \
 	systemd-ask-password-wall.path
 ln -sf /dev/null /etc/tmpfiles.d/systemd-nologin.conf
 
-# File systems: mounted by the agent, or not used.
+# What waits for a first client need not run before; the bus starts by its
+# socket, and systemd is asked without it.
+rm -f /usr/lib/systemd/system/multi-user.target.wants/dbus.service
+systemctl --quiet mask systemd-initctl.socket systemd-journald-audit.socket
+
+# File systems: mounted by the agent, or not used. Message queues work without
+# theirs. /dev is filled by systemd-tmpfiles-setup.service.
 systemctl --quiet mask systemd-remount-fs.service systemd-pstore.service \
+	systemd-tmpfiles-setup-dev.service dev-mqueue.mount \
 	dev-hugepages.mount sys-kernel-debug.mount sys-kernel-tracing.mount \
 	sys-kernel-config.mount sys-fs-fuse-connections.mount \
 	proc-sys-fs-binfmt_misc.automount
@@ -56,6 +65,7 @@ systemctl --quiet mask modprobe@configfs.service modprobe@dm_mod.service \
 	modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service \
 	modprobe@loop.service kmod-static-nodes.service
 rm -f /etc/modules-load.d/modules.conf
+rm -rf /var/log/journal
 
 # First boots, updates, identity: done by the image or by the agent.
 systemctl --quiet mask systemd-firstboot.service systemd-sysusers.service \
