@@ -33,8 +33,9 @@ type Verdict struct {
 }
 
 // Probe gives the verdict on device within two seconds, whatever the device
-// does. It is kept in a file in cacheDir, which is made if need be, until the host is booted again,
-// except where the user can do something about it without a boot.
+// does. It is kept in a file in cacheDir, which is made if need be, until the
+// host is booted again, except where the user can do something about it
+// without a boot.
 func Probe(ctx context.Context, device, cacheDir string) Verdict {
 	if verdict, ok := unopened(device); !ok {
 		return verdict
