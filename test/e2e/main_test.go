@@ -13,11 +13,13 @@ import (
 // enabled is the one gate of these tests.
 func enabled() bool { return os.Getenv("BANGER_E2E") != "" }
 
-// prefix is what the programs are installed under, as `make install` does it.
+// prefix is what the programs are installed under, as `make install` does it:
+// BANGER_E2E_PREFIX, else a temporary one.
 var prefix string
 
 func TestMain(m *testing.M) {
-	if enabled() {
+	prefix = os.Getenv("BANGER_E2E_PREFIX")
+	if enabled() && prefix == "" {
 		dir, err := install()
 		defer os.RemoveAll(dir)
 		if err != nil {
