@@ -217,7 +217,7 @@ func isNoSpace(err error) bool {
 		return true
 	}
 	tool := (*toolError)(nil)
-	return errors.As(err, &tool) && strings.Contains(tool.output, "No space left on device")
+	return errors.As(err, &tool) && (strings.Contains(tool.output, "No space left on device") || strings.Contains(tool.output, "short write"))
 }
 
 // wrap makes the error of a step, one of [api.KindNoSpace] if that is the cause.

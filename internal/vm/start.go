@@ -119,10 +119,10 @@ func (m *Manager) boot(ctx context.Context, e *entry, report progress.Func) (vmm
 		return nil, err
 	}
 	if err := m.change(ctx, e, func(r *store.VM) { r.Pending = store.PendingStart }); err != nil {
-		return nil, m.noSpace(err, "cannot start the VM")
+		return nil, m.noSpace(err, fmt.Sprintf("cannot start the VM %q", record.Name))
 	}
 	if err := os.MkdirAll(spec.RunDir, 0o700); err != nil {
-		return nil, m.noSpace(fmt.Errorf("cannot create the directory for the VM's sockets: %w", err), "cannot start the VM")
+		return nil, m.noSpace(fmt.Errorf("cannot create the directory for the VM's sockets: %w", err), fmt.Sprintf("cannot start the VM %q", record.Name))
 	}
 	report.Step("booting")
 	nic, disconnect, err := m.config.Network.Connect(ctx, Link{
