@@ -109,8 +109,8 @@ func TestExec(t *testing.T) {
 		{"without --", "vm exec sandbox seven", "", outcome{7, "out\n", "err\n", 1}},
 		{"stdin", "vm exec sandbox -- cat", string(big), outcome{0, string(big), "", 1}},
 		{"no stdin", "vm exec -i=false sandbox -- cat", "lost", outcome{0, "", "", 1}},
-		{"not found", "vm exec sandbox -- missing", "", outcome{127, "", "banger: cannot run \"missing\" in the guest: it says no\n", 1}},
-		{"not executable", "vm exec sandbox -- text", "", outcome{126, "", "banger: cannot run \"text\" in the guest: it says no\n", 1}},
+		{"not found", "vm exec sandbox -- missing", "", outcome{127, "", "banger: it says no\n", 1}},
+		{"not executable", "vm exec sandbox -- text", "", outcome{126, "", "banger: it says no\n", 1}},
 		{"VM stops", "vm exec old -- die", "", outcome{1, "", "banger: VM \"old\" stopped before \"die\" ended\nhint: 'banger vm logs old' may say why\n", 1}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -208,7 +208,7 @@ func TestRunCommand(t *testing.T) {
 		wantDeleted int
 	}{
 		{"rm", "vm run --rm -- seven", wire.Ready{State: "running"}, 7, "out\n", "waiting for the guest's services\nerr\n", 1},
-		{"rm, cannot run", "vm run --rm -- missing", wire.Ready{State: "none"}, 127, "", "banger: cannot run \"missing\"", 1},
+		{"rm, cannot run", "vm run --rm -- missing", wire.Ready{State: "none"}, 127, "", "banger: it says no", 1},
 		{"kept", "vm run -- seven", wire.Ready{State: "running"}, 7, "out\n", "banger vm delete -f sandbox\n", 0},
 		{"degraded", "vm run --rm -- true", wire.Ready{State: "degraded", Failed: []string{"a.service", "b.service"}}, 0, "", "warning: failed in the guest: a.service, b.service", 1},
 		{"detached", "vm run -d", wire.Ready{}, 0, "sandbox\n", "", 0},

@@ -121,10 +121,10 @@ func (a *app) execError(ctx context.Context, c *client.Client, ref, program stri
 	if answered, ok := errors.AsType[*wire.Error](err); ok {
 		switch answered.Kind {
 		case wire.ErrNotFound:
-			a.complain(fmt.Sprintf("cannot run %q in the guest: %s", program, answered.Message), "")
+			a.complain(answered.Message, "")
 			return &exitError{exitNotFound}
 		case wire.ErrNotExecutable:
-			a.complain(fmt.Sprintf("cannot run %q in the guest: %s", program, answered.Message), "")
+			a.complain(answered.Message, "")
 			return &exitError{exitNotExecutable}
 		}
 		return fmt.Errorf("cannot run %q in the guest: %w", program, err)

@@ -7,6 +7,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"banger/internal/agent/wire"
 	"banger/internal/api"
 	"banger/internal/config"
@@ -107,7 +109,7 @@ func (m *Manager) plan(request api.CreateVM) (store.VM, error) {
 	}
 	settings, err := m.config.Load()
 	if err != nil {
-		return store.VM{}, &api.Error{Kind: api.KindUsage, Message: err.Error()}
+		return store.VM{}, &api.Error{Kind: api.KindState, Message: err.Error()}
 	}
 	host, err := config.ThisHost()
 	if err != nil {
@@ -211,10 +213,10 @@ func (m *Manager) furnish(ctx context.Context, record store.VM) error {
 			return m.noSpace(fmt.Errorf("%s: %w", what, err), what)
 		}
 	}
-	if err := disk.Create(ctx, overlayDisk(dir), overlaySize); err != nil {
-		return err
-	}
-	return disk.Create(ctx, workDisk(dir), record.DiskBytes)
+	var group errgroup.Group
+	group.Go(func() error { return disk.Create(ctx, overlayDisk(dir), overlaySize) })
+	group.Go(func() error { return disk.Create(ctx, workDisk(dir), record.DiskBytes) })
+	return group.Wait()
 }
 
 // erase removes a VM that has no VMM: its files, its record, itself. The
