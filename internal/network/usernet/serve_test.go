@@ -384,13 +384,15 @@ func TestUDP(t *testing.T) {
 
 func TestUDPRefused(t *testing.T) {
 	t.Parallel()
-	// A port that was free a moment ago, for "nobody listens".
-	closed, err := new(net.ListenConfig).ListenPacket(t.Context(), "udp", "127.0.0.1:0")
+	// To all but its peer, a connected socket is a port where nobody listens;
+	// and no other test gets it.
+	var d net.Dialer
+	closed, err := d.DialContext(t.Context(), "udp", "127.0.0.1:1")
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer closed.Close()
 	nobody := closed.LocalAddr().String()
-	closed.Close()
 	guest, _, _ := start(t, setup{udp: nobody})
 	for _, addr := range []netip.Addr{gateway, netip.MustParseAddr("192.168.0.1"), internet} {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
