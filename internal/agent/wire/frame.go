@@ -36,8 +36,9 @@ const (
 	FrameCredit FrameType = 9
 )
 
-// MaxPayload of a frame.
-const MaxPayload = 64 << 10
+// MaxPayload of a frame: with its header, and that of the multiplexer below,
+// it fills two buffers of the guest's serial port exactly.
+const MaxPayload = 64<<10 - frameHeader - 12
 
 // Window is how many bytes of FrameData may be sent before any credit.
 const Window = 512 << 10

@@ -129,11 +129,25 @@ func exitOf(state *os.ProcessState) wire.Exit {
 	return wire.Exit{Code: state.ExitCode()}
 }
 
+// A program that writes small pieces without a pause is read at intervals of
+// gather: sending each piece by itself costs more than what is in it.
+const (
+	gather = time.Millisecond
+	small  = wire.MaxPayload / 4
+)
+
 // pump sends what the program writes.
 func (p *program) pump(file *os.File, frame wire.FrameType) {
 	buf := make([]byte, wire.MaxPayload)
+	var last time.Time
 	for {
 		n, err := file.Read(buf)
+		now := time.Now()
+		if 0 < n && n < small && err == nil && now.Sub(last) < 2*gather {
+			time.Sleep(gather)
+			n, err = p.more(file, buf, n)
+		}
+		last = now
 		if n > 0 {
 			if p.w.WriteFrame(frame, buf[:n]) != nil {
 				return // receive sees the same end, and kills the program
@@ -146,6 +160,21 @@ func (p *program) pump(file *os.File, frame wire.FrameType) {
 			return // EOF, or EIO of a terminal
 		}
 	}
+}
+
+// more adds to buf[:n] what is in the pipe now.
+func (p *program) more(file *os.File, buf []byte, n int) (int, error) {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return n, err
+	}
+	err = raw.Read(func(fd uintptr) bool {
+		if m, err := unix.Read(int(fd), buf[n:]); err == nil && m > 0 {
+			n += m
+		}
+		return true
+	})
+	return n, err
 }
 
 // maxDrain is the most that a pipe can hold.
