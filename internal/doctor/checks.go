@@ -226,7 +226,7 @@ func shortcut(_ context.Context, deps Deps) []Row {
 }
 
 func network(context.Context, Deps) []Row {
-	return []Row{pass("network", "user mode: guests reach the internet through the VMM, and need no privilege on the host")}
+	return []Row{pass("network", "user mode: guests reach the internet through a process of yours, without any privilege, and nothing reaches them from outside")}
 }
 
 func defaults(_ context.Context, deps Deps) []Row {
