@@ -78,7 +78,7 @@ func Run(ctx context.Context, options Options) (err error) {
 	log := slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: settings.LogLevel}))
 	defer func() {
 		if err != nil {
-			log.Error("bangerd ends", "error", err)
+			log.ErrorContext(ctx, "bangerd ends", "error", err)
 		}
 	}()
 

@@ -84,7 +84,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 				if err, ok := value.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 					panic(value)
 				}
-				s.Log.Error("panic in a request", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(value), "stack", string(debug.Stack()))
+				s.Log.ErrorContext(r.Context(), "panic in a request", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(value), "stack", string(debug.Stack()))
 				if tracked.begun {
 					// The client sees that the answer broke off.
 					panic(http.ErrAbortHandler)

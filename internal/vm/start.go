@@ -375,7 +375,7 @@ func (m *Manager) ended(ctx context.Context, e *entry, machine vmm.Machine) {
 	}
 	// An operation that is in the middle of a start ends that itself.
 	if err := m.changeLocked(ctx, e, func(r *store.VM) { r.Handle, r.Started = nil, nil }); err != nil {
-		m.log.Error("cannot record the end of a VM", "vm", e.record.Name, "error", err)
+		m.log.ErrorContext(ctx, "cannot record the end of a VM", "vm", e.record.Name, "error", err)
 	}
 	if err := os.RemoveAll(m.config.Dirs.Run(e.record.ID)); err != nil {
 		m.log.WarnContext(ctx, "cannot remove a VM's sockets", "vm", e.record.Name, "error", err)

@@ -133,7 +133,7 @@ func (m *Manager) Delete(ctx context.Context, ref string, request api.DeleteVM) 
 	}
 	defer op.end()
 	e := op.entry
-	if err := m.claim(op.ctx, e); err != nil {
+	if err := m.claim(op.ctx, e); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
 		return err
 	}
 	if m.live(ctx, e) != nil && !request.Force {
@@ -156,7 +156,7 @@ func (m *Manager) destroy(ctx context.Context, e *entry) error {
 		if !disk.IsNoSpace(err) {
 			return err
 		}
-		m.log.Warn("deleting without a recorded intent", "vm", m.look(e).record.Name, "error", err)
+		m.log.WarnContext(ctx, "deleting without a recorded intent", "vm", m.look(e).record.Name, "error", err)
 	}
 	if err := m.powerOff(ctx, e); err != nil {
 		return err
