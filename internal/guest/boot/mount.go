@@ -136,6 +136,9 @@ func furnish(root *rootfs.FS, initPath string) error {
 			return fmt.Errorf("cannot mount %s: %w", e.dir, err)
 		}
 	}
+	if err := makeTemp(root); err != nil {
+		return err
+	}
 	if _, err := os.Stat(ModulesDisk); err == nil {
 		if err := bind(root, ModulesDisk, "/lib/modules"); err != nil {
 			return err
@@ -157,6 +160,17 @@ func furnish(root *rootfs.FS, initPath string) error {
 		}
 	}
 	return nil
+}
+
+// makeTemp makes the directory that every program expects, where a bare image
+// lacks it.
+func makeTemp(root *rootfs.FS) error {
+	if _, err := root.Stat("/tmp"); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return root.Mountpoint("/tmp", func(path string) error {
+		return os.Chmod(path, os.ModeSticky|0o777)
+	})
 }
 
 // bind shows source at dir of the root.
