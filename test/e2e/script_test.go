@@ -86,6 +86,14 @@ func setup(env *testscript.Env) error {
 		return err
 	}
 	env.Setenv("ROOT", absolute)
+	// A script that builds must not fetch everything into a home of its own.
+	for _, name := range []string{"GOCACHE", "GOMODCACHE"} {
+		out, err := exec.CommandContext(context.Background(), "go", "env", name).Output()
+		if err != nil {
+			return fmt.Errorf("cannot ask the Go tool for %s: %w", name, err)
+		}
+		env.Setenv(name, strings.TrimSpace(string(out)))
+	}
 	env.Setenv("PATH", filepath.Join(prefix, "bin")+":"+env.Getenv("PATH")+":/usr/sbin:/sbin")
 	env.Defer(func() {
 		for _, left := range processes(p) {
