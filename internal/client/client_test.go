@@ -53,18 +53,19 @@ func playDaemon(build string) {
 		return
 	}
 	server := &http.Server{ReadHeaderTimeout: time.Minute}
+	stopping := make(chan struct{})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/daemon", func(w http.ResponseWriter, _ *http.Request) {
 		json.NewEncoder(w).Encode(api.Daemon{Build: build, PID: os.Getpid()})
 	})
 	mux.HandleFunc("POST /v1/daemon/stop", func(http.ResponseWriter, *http.Request) {
-		listener.Close()
-		go server.Shutdown(context.Background())
+		close(stopping)
 	})
 	server.Handler = mux
-	time.AfterFunc(2*time.Minute, func() { server.Close() })
-	server.Serve(listener)
-	// Shutdown waits for the answer to be sent.
+	time.AfterFunc(2*time.Minute, func() { os.Exit(1) }) //nolint:forbidigo // nobody has told it to stop
+	go server.Serve(listener)
+	<-stopping
+	// It waits for the answer to be sent.
 	server.Shutdown(context.Background())
 }
 
