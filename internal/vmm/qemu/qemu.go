@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -23,11 +22,6 @@ import (
 
 // Name is that of the driver.
 const Name = "qemu"
-
-const (
-	acceleratorKVM = "kvm"
-	acceleratorTCG = "tcg"
-)
 
 // Options of a [Driver]. KVM and Log are needed.
 type Options struct {
@@ -135,17 +129,17 @@ func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found) (_ *mach
 	defer steps.OnError(&err)
 	qmpPath, agentPath := filepath.Join(spec.RunDir, qmpSocket), filepath.Join(spec.RunDir, agentSocket)
 	for _, path := range []string{qmpPath, agentPath} {
-		if err := remove(path); err != nil {
+		if err := vmm.RemoveSocket(path); err != nil {
 			return nil, err
 		}
-		steps.Add(func() error { return remove(path) })
+		steps.Add(func() error { return vmm.RemoveSocket(path) })
 	}
-	console, err := create(spec.ConsoleLog)
+	console, err := vmm.CreateLog(spec.ConsoleLog)
 	if err != nil {
 		return nil, err
 	}
 	_ = console.Close()
-	log, err := create(spec.VMMLog)
+	log, err := vmm.CreateLog(spec.VMMLog)
 	if err != nil {
 		return nil, err
 	}
@@ -165,13 +159,13 @@ func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found) (_ *mach
 	})
 	if err := awaitRunning(ctx, child, qmpPath); err != nil {
 		if errors.Is(err, errDied) {
-			return nil, &vmm.ConsoleError{Err: fmt.Errorf("cannot start QEMU: %w", err), Tail: tail(spec.VMMLog)}
+			return nil, &vmm.ConsoleError{Err: fmt.Errorf("cannot start QEMU: %w", err), Tail: vmm.Tail(spec.VMMLog)}
 		}
 		return nil, fmt.Errorf("cannot start QEMU: %w", err)
 	}
-	accelerator := acceleratorTCG
+	accelerator := vmm.AcceleratorTCG
 	if found.host.kvm {
-		accelerator = acceleratorKVM
+		accelerator = vmm.AcceleratorKVM
 	}
 	id := child.Identity()
 	return newMachine(vmm.Handle{
@@ -319,38 +313,9 @@ func answers(ctx context.Context, child *process.Process, socket string) error {
 // settle is how long a process that has closed its sockets may take to end.
 const settle = 500 * time.Millisecond
 
-func create(path string) (*os.File, error) {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("cannot create the log: %w", err)
-	}
-	return file, nil
-}
-
-func remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("cannot remove the socket: %w", err)
-	}
-	return nil
-}
-
-// tail is the end of a log, on one line. That there is none is no error of
-// its own: it goes with one.
-func tail(path string) string {
-	const most = 2048
-	file, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer file.Close()
-	if info, err := file.Stat(); err == nil && info.Size() > most {
-		if _, err := file.Seek(-most, io.SeekEnd); err != nil {
-			return ""
-		}
-	}
-	data, err := io.ReadAll(io.LimitReader(file, most))
-	if err != nil {
-		return ""
-	}
-	return strings.Join(strings.FieldsFunc(string(data), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+// Reap ends the QEMU that has its sockets in runDir, if there is one, and waits
+// for its end. It is for a start that was killed before anybody knew the
+// process: only what answers on the socket in there is taken for it.
+func (d *Driver) Reap(ctx context.Context, runDir string) error {
+	return process.Reap(ctx, filepath.Join(runDir, qmpSocket))
 }
