@@ -43,7 +43,9 @@ func arguments(spec vmm.Spec, on host) ([]string, error) {
 			return nil, fmt.Errorf("cannot use the run directory %q: the socket path %q has %d bytes and at most %d are allowed", spec.RunDir, path, len(path), maxSocketPath)
 		}
 	}
-	accel, cpu := "tcg,thread=multi,tb-size=256", "max,la57=off"
+	// Without fast string instructions the guest copies eight bytes at a time:
+	// emulation does either one by one.
+	accel, cpu := "tcg,thread=multi,tb-size=256", "max,la57=off,erms=off,fsrm=off"
 	if on.kvm {
 		accel, cpu = "kvm", "host"
 	}
