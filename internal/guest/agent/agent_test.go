@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -455,6 +456,11 @@ func TestTTY(t *testing.T) {
 // TestTTYInterrupt types Ctrl-C.
 func TestTTYInterrupt(t *testing.T) {
 	t.Parallel()
+	// Children of a process that ignores a signal ignore it too, and this one
+	// may have been started in the background. With a handler they do not.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, os.Interrupt)
+	defer signal.Stop(caught)
 	c, _ := newClient(t, "/")
 	in, keyboard := io.Pipe()
 	out, w := io.Pipe()
