@@ -10,8 +10,11 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
+	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,7 +24,8 @@ import (
 // which needs privilege. Devices are refused; extended attributes are not
 // carried.
 func Unpack(root *os.Root, r io.Reader, owners bool) error {
-	u := unpacker{root: root, owners: owners}
+	u := unpacker{root: root, owners: owners, buffer: make([]byte, 64<<10)}
+	defer u.leave()
 	tr := tar.NewReader(r)
 	for {
 		h, err := tr.Next()
@@ -51,6 +55,38 @@ type unpacker struct {
 	root   *os.Root
 	owners bool
 	dirs   []*tar.Header
+	buffer []byte
+	// parent is the directory named parentName, kept open for the files that
+	// follow each other in it: walking to each anew is what takes the time.
+	parent     *os.Root
+	parentName string
+}
+
+// enter opens the directory that an entry is in, making it if need be.
+func (u *unpacker) enter(name string) (*os.Root, error) {
+	if u.parent != nil && u.parentName == name {
+		return u.parent, nil
+	}
+	u.leave()
+	if name != "." {
+		if err := u.root.MkdirAll(name, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	parent, err := u.root.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	u.parent, u.parentName = parent, name
+	return parent, nil
+}
+
+// leave forgets the open directory.
+func (u *unpacker) leave() {
+	if u.parent != nil {
+		u.parent.Close()
+		u.parent = nil
+	}
 }
 
 // clean makes a name of the stream relative: as if the directory were "/".
@@ -78,22 +114,19 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	if name == "." {
 		return errors.New("only a directory can have this name")
 	}
-	if parent := path.Dir(name); parent != "." {
-		if err := u.root.MkdirAll(parent, 0o755); err != nil {
-			return err
-		}
+	if h.Typeflag == tar.TypeReg {
+		return u.file(h, content)
 	}
-	if info, err := u.root.Lstat(name); err == nil {
-		if info.IsDir() {
-			return errors.New("there is a directory in its place")
-		}
-		if err := u.root.Remove(name); err != nil {
-			return err
-		}
+	// Another link may lead another way from here on.
+	defer u.leave()
+	parent, err := u.enter(path.Dir(name))
+	if err != nil {
+		return err
+	}
+	if err := makeRoom(parent, path.Base(name)); err != nil {
+		return err
 	}
 	switch h.Typeflag {
-	case tar.TypeReg:
-		return u.file(h, content)
 	case tar.TypeSymlink:
 		if err := u.root.Symlink(h.Linkname, name); err != nil {
 			return err
@@ -106,6 +139,21 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	default:
 		return fmt.Errorf("its type %q is not supported", h.Typeflag)
 	}
+}
+
+// makeRoom removes what is in the place of a new file.
+func makeRoom(parent *os.Root, base string) error {
+	info, err := parent.Lstat(base)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		return errors.New("there is a directory in its place")
+	}
+	return parent.Remove(base)
 }
 
 // makeDir makes a directory, in place of what is not one. A link to a
@@ -126,19 +174,62 @@ func (u *unpacker) makeDir(name string) error {
 	return u.root.MkdirAll(name, 0o700)
 }
 
-func (u *unpacker) file(h *tar.Header, content io.Reader) error {
-	file, err := u.root.OpenFile(h.Name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+func (u *unpacker) file(h *tar.Header, content io.Reader) (err error) {
+	parent, err := u.enter(path.Dir(h.Name))
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(file, content); err != nil {
-		file.Close()
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	base := path.Base(h.Name)
+	file, err := parent.OpenFile(base, flags, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		if err := makeRoom(parent, base); err != nil {
+			return err
+		}
+		file, err = parent.OpenFile(base, flags, 0o600)
+	}
+	if err != nil {
 		return err
 	}
-	if err := file.Close(); err != nil {
+	defer func() { err = errors.Join(err, file.Close()) }()
+	// Neither side's shortcuts: they would take a new buffer for each file.
+	if _, err := io.CopyBuffer(struct{ io.Writer }{file}, struct{ io.Reader }{content}, u.buffer); err != nil {
 		return err
 	}
-	return u.finish(h)
+	if u.owners {
+		if err := file.Chown(h.Uid, h.Gid); err != nil {
+			return err
+		}
+	}
+	if err := file.Chmod(modeOf(h)); err != nil {
+		return err
+	}
+	if h.ModTime.IsZero() {
+		return nil
+	}
+	return setTimes(file, h.ModTime)
+}
+
+// setTimes is futimens(3): utimensat(2) on the descriptor itself, which Go's
+// packages do by the name only.
+func setTimes(file *os.File, t time.Time) error {
+	spec, err := unix.TimeToTimespec(t)
+	if err != nil {
+		return err
+	}
+	specs := [2]unix.Timespec{spec, spec}
+	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, file.Fd(), 0, uintptr(unsafe.Pointer(&specs)), 0, 0, 0)
+	runtime.KeepAlive(file)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// modeOf is what chmod gets; the file system takes setuid and setgid away at a
+// chown, so owners come first.
+func modeOf(h *tar.Header) fs.FileMode {
+	return h.FileInfo().Mode() & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
 }
 
 func (u *unpacker) fifo(h *tar.Header) error {
@@ -165,8 +256,7 @@ func (u *unpacker) finish(h *tar.Header) error {
 	if err := u.chown(h); err != nil {
 		return err
 	}
-	mode := h.FileInfo().Mode() & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
-	if err := u.root.Chmod(h.Name, mode); err != nil {
+	if err := u.root.Chmod(h.Name, modeOf(h)); err != nil {
 		return err
 	}
 	if h.ModTime.IsZero() {
