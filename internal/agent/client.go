@@ -90,11 +90,23 @@ func (c *Client) Shutdown(ctx context.Context, shutdown wire.Shutdown) error {
 // Upload unpacks a tar stream below the guest's directory path, which is made
 // if it does not exist. Owners, modes and times are those in the stream.
 func (c *Client) Upload(ctx context.Context, path string, tar io.Reader) error {
-	resp, err := c.do(ctx, http.MethodPut, "/v1/files?path="+url.QueryEscape(path), tar, "")
+	resp, err := c.do(ctx, http.MethodPut, "/v1/files?path="+url.QueryEscape(path), fullReader{tar}, "")
 	if err != nil {
 		return err
 	}
 	return resp.Body.Close()
+}
+
+// fullReader fills every buffer before it returns. A tar stream is written in
+// small pieces, each of which would become a chunk for the guest to take apart.
+type fullReader struct{ r io.Reader }
+
+func (f fullReader) Read(b []byte) (int, error) {
+	n, err := io.ReadFull(f.r, b)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = io.EOF
+	}
+	return n, err
 }
 
 // Download returns a tar stream of the guest's file or directory path, with
