@@ -10,8 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unsafe"
@@ -24,7 +24,7 @@ import (
 // which needs privilege. Devices are refused; extended attributes are not
 // carried.
 func Unpack(root *os.Root, r io.Reader, owners bool) error {
-	u := unpacker{root: root, owners: owners, buffer: make([]byte, 64<<10)}
+	u := unpacker{root: root, owners: owners, buffer: make([]byte, 64<<10), umask: readUmask()}
 	defer u.leave()
 	tr := tar.NewReader(r)
 	for {
@@ -58,8 +58,14 @@ type unpacker struct {
 	buffer []byte
 	// parent is the directory named parentName, kept open for the files that
 	// follow each other in it: walking to each anew is what takes the time.
+	// dir is its descriptor.
 	parent     *os.Root
 	parentName string
+	dir        *os.File
+	// umask is that of the process, and plain is true where a new file in the
+	// directory belongs to root by itself.
+	umask fs.FileMode
+	plain bool
 }
 
 // enter opens the directory that an entry is in, making it if need be.
@@ -77,15 +83,25 @@ func (u *unpacker) enter(name string) (*os.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	u.parent, u.parentName = parent, name
+	dir, err := parent.Open(".")
+	if err != nil {
+		return nil, errors.Join(err, parent.Close())
+	}
+	info, err := dir.Stat()
+	if err != nil {
+		return nil, errors.Join(err, dir.Close(), parent.Close())
+	}
+	u.parent, u.parentName, u.dir = parent, name, dir
+	u.plain = os.Geteuid() == 0 && info.Mode()&fs.ModeSetgid == 0
 	return parent, nil
 }
 
 // leave forgets the open directory.
 func (u *unpacker) leave() {
 	if u.parent != nil {
+		u.dir.Close()
 		u.parent.Close()
-		u.parent = nil
+		u.parent, u.dir = nil, nil
 	}
 }
 
@@ -179,51 +195,96 @@ func (u *unpacker) file(h *tar.Header, content io.Reader) (err error) {
 	if err != nil {
 		return err
 	}
-	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
-	base := path.Base(h.Name)
-	file, err := parent.OpenFile(base, flags, 0o600)
-	if errors.Is(err, fs.ErrExist) {
+	base, mode := path.Base(h.Name), modeOf(h)
+	// A descriptor, not an *os.File: with thousands of small files what Go does
+	// besides for each shows.
+	fd, err := u.create(base, mode)
+	if errors.Is(err, unix.EEXIST) {
 		if err := makeRoom(parent, base); err != nil {
 			return err
 		}
-		file, err = parent.OpenFile(base, flags, 0o600)
+		fd, err = u.create(base, mode)
 	}
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	// Neither side's shortcuts: they would take a new buffer for each file.
-	if _, err := io.CopyBuffer(struct{ io.Writer }{file}, struct{ io.Reader }{content}, u.buffer); err != nil {
+	defer func() { err = errors.Join(err, unix.Close(fd)) }()
+	if _, err := io.CopyBuffer(fdWriter(fd), struct{ io.Reader }{content}, u.buffer); err != nil {
 		return err
 	}
-	if u.owners {
-		if err := file.Chown(h.Uid, h.Gid); err != nil {
+	if u.owners && (h.Uid != 0 || h.Gid != 0 || !u.plain) {
+		if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
 			return err
 		}
 	}
-	if err := file.Chmod(modeOf(h)); err != nil {
-		return err
+	if mode&^fs.ModePerm != 0 || mode&u.umask != 0 {
+		if err := unix.Fchmod(fd, uint32(h.Mode)&0o7777); err != nil {
+			return err
+		}
 	}
 	if h.ModTime.IsZero() {
 		return nil
 	}
-	return setTimes(file, h.ModTime)
+	return setTimes(fd, h.ModTime)
+}
+
+func (u *unpacker) create(base string, mode fs.FileMode) (int, error) {
+	for {
+		fd, err := unix.Openat(int(u.dir.Fd()), base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(mode.Perm()))
+		if !errors.Is(err, unix.EINTR) {
+			return fd, err
+		}
+	}
+}
+
+// fdWriter writes to a regular file.
+type fdWriter int
+
+func (w fdWriter) Write(b []byte) (int, error) {
+	done := 0
+	for done < len(b) {
+		n, err := unix.Write(int(w), b[done:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return done, err
+		}
+		done += n
+	}
+	return done, nil
 }
 
 // setTimes is futimens(3): utimensat(2) on the descriptor itself, which Go's
 // packages do by the name only.
-func setTimes(file *os.File, t time.Time) error {
+func setTimes(fd int, t time.Time) error {
 	spec, err := unix.TimeToTimespec(t)
 	if err != nil {
 		return err
 	}
 	specs := [2]unix.Timespec{spec, spec}
-	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, file.Fd(), 0, uintptr(unsafe.Pointer(&specs)), 0, 0, 0)
-	runtime.KeepAlive(file)
+	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&specs)), 0, 0, 0)
 	if errno != 0 {
 		return errno
 	}
 	return nil
+}
+
+// readUmask is the process's umask, from proc_pid_status(5): asking umask(2)
+// would change it for a moment. Where it is not said, no mode is taken as given.
+func readUmask() fs.FileMode {
+	data, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return fs.ModePerm
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(line, "Umask:"); ok {
+			if mask, err := strconv.ParseUint(strings.TrimSpace(value), 8, 32); err == nil {
+				return fs.FileMode(mask) & fs.ModePerm
+			}
+		}
+	}
+	return fs.ModePerm
 }
 
 // modeOf is what chmod gets; the file system takes setuid and setgid away at a
