@@ -36,6 +36,8 @@ type Config struct {
 	DebianMirror string
 	// VMDefaults are zero where the file says nothing.
 	VMDefaults Request
+	// Network is what guests may reach.
+	Network NetworkAccess
 }
 
 // file is config.toml as written. Pointers tell an absent key from a zero.
@@ -53,6 +55,11 @@ type file struct {
 		// DiskSize is a size as text, or a number of MiB.
 		DiskSize any `toml:"disk_size"`
 	} `toml:"vm_defaults"`
+	Network struct {
+		Host  *bool    `toml:"host"`
+		LAN   *bool    `toml:"lan"`
+		Allow []string `toml:"allow"`
+	} `toml:"network_access"`
 }
 
 // maxFile bounds what is read: a configuration is a page of text.
@@ -106,6 +113,9 @@ func parse(data []byte, path string, dirs paths.Dirs) (Config, error) {
 		{"vm_defaults.vcpu", func() error { return setInt(&config.VMDefaults.VCPU, f.VMDefaults.VCPU, CheckVCPU) }},
 		{"vm_defaults.memory_mib", func() error { return setInt(&config.VMDefaults.MemoryMiB, f.VMDefaults.MemoryMiB, CheckMemory) }},
 		{"vm_defaults.disk_size", func() error { return setDisk(&config.VMDefaults.DiskBytes, f.VMDefaults.DiskSize) }},
+		{"network_access.host", func() error { return setBool(&config.Network.Host, f.Network.Host) }},
+		{"network_access.lan", func() error { return setBool(&config.Network.LAN, f.Network.LAN) }},
+		{"network_access.allow", func() error { return setPrefixes(&config.Network.Allow, f.Network.Allow) }},
 	} {
 		if err := key.set(); err != nil {
 			return Config{}, &Error{Path: path, Line: keyLine(data, key.name), Key: key.name, Reason: err.Error()}

@@ -151,7 +151,7 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 			return []string{key}, err
 		},
 		NewHostKey: ssh.NewHostKey,
-		Network:    userNetwork(options.Executable),
+		Network:    userNetwork(options.Executable, load),
 		Publish:    publisher(dirs, load, options.Executable),
 	})
 	return &daemon{vms: manager, images: images, kernels: kernels, drivers: drivers, log: log}, nil
@@ -188,8 +188,9 @@ func agentBinary(options Options) string {
 	return filepath.Join(dir, name)
 }
 
-// userNetwork connects guests without privileges, each by a process of its own.
-func userNetwork(executable string) vm.Network {
+// userNetwork connects guests without privileges, each by a process of its
+// own. What they may reach is what the configuration says when they start.
+func userNetwork(executable string, load func() (config.Config, error)) vm.Network {
 	return vm.Network{
 		DNS: vm.Gateway, MTU: usernet.MTU,
 		Connect: func(ctx context.Context, link vm.Link) (vmm.NIC, func() error, error) {
@@ -201,8 +202,15 @@ func userNetwork(executable string) vm.Network {
 			if err != nil {
 				return vmm.NIC{}, nil, err
 			}
+			settings, err := load()
+			if err != nil {
+				return vmm.NIC{}, nil, err
+			}
 			socket := filepath.Join(link.RunDir, "network.sock")
-			child, err := usernet.Start(ctx, usernet.Options{Executable: executable, Socket: socket, Log: link.Log, Guest: guest, Gateway: gateway})
+			child, err := usernet.Start(ctx, usernet.Options{
+				Executable: executable, Socket: socket, Log: link.Log, Guest: guest, Gateway: gateway,
+				Policy: usernet.Policy{Host: settings.Network.Host, LAN: settings.Network.LAN, Allow: settings.Network.Allow},
+			})
 			if err != nil {
 				return vmm.NIC{}, nil, err
 			}

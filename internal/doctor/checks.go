@@ -225,8 +225,8 @@ func shortcut(_ context.Context, deps Deps) []Row {
 	return []Row{warn(check, "not set up, so plain ssh does not know NAME.vm; banger vm ssh works without", "banger ssh-config --install")}
 }
 
-func network(context.Context, Deps) []Row {
-	return []Row{pass("network", "user mode: guests reach the internet through a process of yours, without any privilege, and nothing reaches them from outside")}
+func network(_ context.Context, deps Deps) []Row {
+	return []Row{pass("network", "user mode: guests reach "+deps.Config.Network.String()+", through a process of yours without any privilege; nothing reaches them from outside")}
 }
 
 func defaults(_ context.Context, deps Deps) []Row {
