@@ -36,6 +36,8 @@ type Config struct {
 	DebianMirror string
 	// VMDefaults are zero where the file says nothing.
 	VMDefaults Request
+	// FileSync is what new VMs get copies of.
+	FileSync []FileSync
 	// Network is what guests may reach.
 	Network NetworkAccess
 }
@@ -55,6 +57,7 @@ type file struct {
 		// DiskSize is a size as text, or a number of MiB.
 		DiskSize any `toml:"disk_size"`
 	} `toml:"vm_defaults"`
+	FileSync []fileSync `toml:"file_sync"`
 	Network struct {
 		Host  *bool    `toml:"host"`
 		LAN   *bool    `toml:"lan"`
@@ -121,6 +124,12 @@ func parse(data []byte, path string, dirs paths.Dirs) (Config, error) {
 			return Config{}, &Error{Path: path, Line: keyLine(data, key.name), Key: key.name, Reason: err.Error()}
 		}
 	}
+	syncs, err := fileSyncs(f.FileSync, data, dirs.Home)
+	if bad, ok := errors.AsType[*Error](err); ok {
+		bad.Path = path
+		return Config{}, bad
+	}
+	config.FileSync = syncs
 	return config, nil
 }
 
