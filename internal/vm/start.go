@@ -49,15 +49,33 @@ func (m *Manager) start(op *operation, report progress.Func) (err error) {
 		return nil
 	}
 	op.phase(api.StateStarting)
-	machine, err := m.boot(op.ctx, e, report)
-	if err == nil {
-		err = m.meet(op.ctx, e, machine, report)
+	err = m.attempt(op, report)
+	if errors.Is(err, errNeverAnswered) && op.ctx.Err() == nil && m.live(op.ctx, e) == nil {
+		// A kernel can crash in its first moments, mostly in emulation.
+		// Nothing of the image has run yet: another try can do no harm.
+		name := m.look(e).record.Name
+		m.log.Warn("a guest ended before its agent answered, booting it once more", "vm", name, "error", err)
+		report.Warn(fmt.Sprintf("booting %s once more: %v", name, err))
+		err = m.attempt(op, report)
 	}
 	if err == nil {
 		return m.change(op.ctx, e, func(r *store.VM) { r.Pending, r.LastError = store.PendingNone, "" })
 	}
 	return m.startFailed(op, err)
 }
+
+// attempt boots a VM and makes its guest known.
+func (m *Manager) attempt(op *operation, report progress.Func) error {
+	machine, err := m.boot(op.ctx, op.entry, report)
+	if err != nil {
+		return err
+	}
+	return m.meet(op.ctx, op.entry, machine, report)
+}
+
+// errNeverAnswered is in the chain of a start's error when the VMM ended before
+// the guest's agent had said a thing.
+var errNeverAnswered = errors.New("its VMM ended before its guest answered")
 
 // startFailed takes a start back that failed because of err.
 func (m *Manager) startFailed(op *operation, err error) error {
@@ -246,7 +264,7 @@ func (m *Manager) greet(ctx context.Context, e *entry, guest *agent.Client, mach
 		case <-ctx.Done():
 			return m.explain(ctx, e, machine, err)
 		case <-machine.Done():
-			return m.explain(ctx, e, machine, err)
+			return &vmm.ConsoleError{Err: errNeverAnswered, Tail: m.tail(m.look(e).record.ID)}
 		case <-time.After(wait):
 		}
 	}
@@ -350,13 +368,25 @@ func (m *Manager) live(ctx context.Context, e *entry) vmm.Machine {
 	}
 }
 
-// watch forgets the machine when its process is gone.
+// watch forgets the machine when its process is gone, and until then keeps its
+// console's log from growing without bound.
 func (m *Manager) watch(ctx context.Context, e *entry, machine vmm.Machine) {
+	console := consoleLog(m.config.Dirs.VM(m.look(e).record.ID))
 	m.wait.Go(func() {
-		select {
-		case <-machine.Done():
-			m.ended(ctx, e, machine)
-		case <-m.background.Done():
+		look := time.NewTicker(consoleInterval)
+		defer look.Stop()
+		for {
+			select {
+			case <-machine.Done():
+				m.ended(ctx, e, machine)
+				return
+			case <-m.background.Done():
+				return
+			case <-look.C:
+				if err := boundLog(console, maxConsole); err != nil {
+					m.log.WarnContext(ctx, "a console's log may grow", "error", err)
+				}
+			}
 		}
 	})
 }
