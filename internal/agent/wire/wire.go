@@ -10,6 +10,7 @@
 //	PUT  /v1/files?path=P              tar -> ; unpacked below the directory P
 //	GET  /v1/files?path=P              -> tar of P, names relative to P's parent
 //	GET  /v1/ports                     -> []Port
+//	GET  /v1/ports?watch=1             -> lines, each a []Port: what listens now, and again whenever that changes; without an end
 //	GET  /v1/stats                     -> Stats
 //	POST /v1/dial?address=HOST:PORT    Upgrade: banger-dial; then frames of a TCP connection made in the guest
 //	POST /v1/shutdown                  Shutdown ->
@@ -27,6 +28,10 @@ const Version = 1
 
 // VsockPort is the port the agent listens on where the channel is vsock.
 const VsockPort = 1024
+
+// PowerOffByReboot is the kernel argument of a machine that a power-off does
+// not end: its guest reboots in place of it.
+const PowerOffByReboot = "banger.poweroff=reboot"
 
 // SerialPort is the name of the virtio-serial port where it is not.
 const SerialPort = "banger.agent"

@@ -68,15 +68,15 @@ func (d *Driver) Probe(ctx context.Context) vmm.Capability {
 // Boot implements [vmm.Driver].
 func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err error) {
 	capability := d.Probe(ctx)
+	if err := context.Cause(ctx); err != nil {
+		return nil, fmt.Errorf("cannot start firecracker: %w", err)
+	}
 	if !capability.Usable {
 		return nil, fmt.Errorf("cannot start firecracker: %s", strings.Join(capability.Reasons, "; "))
 	}
 	plan, err := planOf(spec)
 	if err != nil {
 		return nil, err
-	}
-	if err := context.Cause(ctx); err != nil {
-		return nil, fmt.Errorf("cannot start firecracker: %w", err)
 	}
 	var steps undo.Stack
 	defer steps.OnError(&err)

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"banger/internal/agent/wire"
 	"banger/internal/vmm"
 	"banger/internal/vmm/firecracker/fcapi"
 )
@@ -15,14 +16,18 @@ const (
 	vsockSocket = "vsock.sock"
 )
 
+// maxSocketPath is what fits sun_path with its final NUL.
+const maxSocketPath = 107
+
 // guestCID is the guest's address on its vsock; 2 is the host, and every VM has
 // a socket of its own.
 const guestCID = 3
 
 // kernelArguments are those that fit this machine. All are needed: what
-// Firecracker gives a kernel by itself forbids modules. A guest that reboots
-// ends the process (reboot=t, panic=-1); there is no PCI, no keyboard.
-const kernelArguments = "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 pci=off i8042.noaux i8042.nomux i8042.dumbkbd 8250.nr_uarts=1 tsc=reliable random.trust_cpu=on"
+// Firecracker gives a kernel by itself forbids modules. A reset through the
+// keyboard controller (reboot=k, panic=-1) ends the process with status 0;
+// there is nothing to power off, so that the agent ends a guest that way, too.
+const kernelArguments = "console=ttyS0 8250.nr_uarts=1 quiet reboot=k panic=-1 i8042.noaux i8042.nomux i8042.dumbkbd cryptomgr.notests random.trust_cpu=on " + wire.PowerOffByReboot
 
 // plan is all that is asked of a fresh Firecracker, in order, before the start.
 type plan struct {
@@ -35,6 +40,11 @@ type plan struct {
 
 // planOf is a pure function of a VM.
 func planOf(spec vmm.Spec) (plan, error) {
+	for _, name := range []string{apiSocket, vsockSocket} {
+		if path := filepath.Join(spec.RunDir, name); len(path) > maxSocketPath {
+			return plan{}, fmt.Errorf("cannot use the run directory %q: the socket path %q has %d bytes and at most %d are allowed", spec.RunDir, path, len(path), maxSocketPath)
+		}
+	}
 	p := plan{
 		machine: fcapi.MachineConfig{VCPU: spec.VCPU, MemoryMiB: spec.MemoryMiB},
 		boot:    fcapi.BootSource{Kernel: spec.Kernel, Initrd: spec.Initramfs, Args: strings.TrimSpace(kernelArguments + " " + spec.Cmdline)},

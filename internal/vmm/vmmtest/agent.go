@@ -28,6 +28,14 @@ type fakeAgent struct {
 	configured []wire.Configuration
 }
 
+// NewAgent returns an agent that answers hello, ready, configuration, ports,
+// stats and shutdown, and calls powerOff once a shutdown has been answered.
+func NewAgent(spec vmm.Spec, powerOff func()) http.Handler {
+	a := newAgent(spec)
+	a.powerOff = powerOff
+	return a
+}
+
 var boots atomic.Uint64 // tells the boots of all Fakes apart
 
 func newAgent(spec vmm.Spec) *fakeAgent {
