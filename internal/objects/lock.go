@@ -65,3 +65,11 @@ func tryLock(path string) (unlock func(), ok bool, err error) {
 	}
 	return func() { file.Close() }, true, nil
 }
+
+// Lock waits until the lock file path is this caller's, or ctx ends. The file
+// is made if need be, with its directory, and stays. The lock ends with the
+// process at the latest.
+func Lock(ctx context.Context, path string) (unlock func(), err error) { return lock(ctx, path) }
+
+// TryLock is [Lock] without the wait: ok is false if another has it.
+func TryLock(path string) (unlock func(), ok bool, err error) { return tryLock(path) }

@@ -1,0 +1,398 @@
+package oci
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Layer is one archive of what an image is made of.
+type Layer struct {
+	// Digest is "sha256:HEX" of the bytes that Open gives, or empty where
+	// nobody has said it; DiffID likewise of the archive unpacked.
+	Digest, DiffID string
+	Size           int64 // of what Open gives, in bytes
+	Open           func() (io.ReadCloser, error)
+	// Plain layers are whole file systems: nothing in them means a removal.
+	Plain bool
+}
+
+// Tree is an image's file system, flattened. Names and attributes are in
+// memory, the content of files stays in the layers.
+type Tree struct {
+	tree    *tree
+	layers  []Layer
+	Entries int   // names in it
+	Size    int64 // bytes of its files' content
+	// Init is the path of an init among the usual ones, else empty.
+	Init string
+}
+
+// DigestError is content that is not what its digest says.
+type DigestError struct {
+	What, Want, Got string
+}
+
+func (e *DigestError) Error() string {
+	return fmt.Sprintf("%s is damaged: its digest is %s and should be %s", e.What, e.Got, e.Want)
+}
+
+// Flatten reads all layers, lowest first, and verifies their digests. Errors
+// name the layer, counted from 1. A [DigestError] or [ErrTooLarge] may be in
+// the chain.
+func Flatten(ctx context.Context, layers []Layer) (*Tree, error) {
+	if len(layers) > maxLayers {
+		return nil, tooLarge("it has %d layers", len(layers))
+	}
+	t := newTree()
+	t.wanted = make([][]*inode, len(layers))
+	var unpacked, declared int64
+	for i := range layers {
+		err := readLayer(ctx, layers[i], &unpacked, func(header *tar.Header, entry int32, _ io.Reader) error {
+			if declared += max(header.Size, 0); declared > MaxSize {
+				return tooLarge("its files have more than %d GiB", int64(MaxSize)>>30)
+			}
+			return t.add(header, int32(i), entry, !layers[i].Plain)
+		})
+		if err == nil {
+			err = t.endLayer(int32(i))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("layer %d of %d: %w", i+1, len(layers), err)
+		}
+	}
+	result := &Tree{tree: t, layers: layers}
+	t.walk(func(d *dentry) {
+		result.Entries++
+		if d.ino.first == nil {
+			d.ino.first = d
+			result.Size += d.ino.size
+		}
+	})
+	result.Init = t.init()
+	return result, nil
+}
+
+// readLayer calls visit for each entry of a layer. What it unpacks is added to
+// unpacked.
+func readLayer(ctx context.Context, layer Layer, unpacked *int64, visit func(header *tar.Header, entry int32, content io.Reader) error) (err error) {
+	file, err := layer.Open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	var raw io.Reader = &ctxReader{ctx, file}
+	packed := newVerifier("it", layer.Digest)
+	if packed != nil {
+		raw = io.TeeReader(raw, packed.hash)
+	}
+	plain, err := decompress(raw)
+	if err != nil {
+		return err
+	}
+	defer plain.Close()
+	var archive io.Reader = &limitedReader{plain, unpacked}
+	inner := newVerifier("its archive", layer.DiffID)
+	if inner != nil {
+		archive = io.TeeReader(archive, inner.hash)
+	}
+	if err := readArchive(archive, visit); err != nil {
+		return err
+	}
+	for _, r := range []io.Reader{archive, raw} { // to their ends
+		if _, err := io.Copy(io.Discard, r); err != nil {
+			return fmt.Errorf("cannot read it to its end: %w", err)
+		}
+	}
+	if err := packed.check(); err != nil {
+		return err
+	}
+	return inner.check()
+}
+
+func readArchive(archive io.Reader, visit func(header *tar.Header, entry int32, content io.Reader) error) error {
+	buffered := bufio.NewReaderSize(archive, 128<<10)
+	tr := tar.NewReader(buffered)
+	for entry := int32(0); ; entry++ {
+		header, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			if entry == 0 {
+				return requireArchive(buffered)
+			}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read its archive: %w", err)
+		}
+		if entry >= 4*maxNodes {
+			return tooLarge("a layer has more than %d entries", entry)
+		}
+		if err := visit(header, entry, tr); err != nil {
+			return err
+		}
+	}
+}
+
+// requireArchive refuses, of what has no entries, all but an end of archive
+// and what pads it.
+func requireArchive(r io.Reader) error {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := r.Read(buf)
+		if slices.ContainsFunc(buf[:n], func(b byte) bool { return b != 0 }) {
+			return errors.New("cannot read its archive: it is no tar archive")
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read its archive: %w", err)
+		}
+	}
+}
+
+// verifier compares what has gone through its hash with a digest. It is nil
+// where there is none to compare with.
+type verifier struct {
+	what, want string
+	hash       hash.Hash
+}
+
+func newVerifier(what, digest string) *verifier {
+	if digest == "" {
+		return nil
+	}
+	return &verifier{what, digest, sha256.New()}
+}
+
+func (v *verifier) check() error {
+	if v == nil {
+		return nil
+	}
+	if got := sha256Prefix + hex.EncodeToString(v.hash.Sum(nil)); got != v.want {
+		return &DigestError{What: v.what, Want: v.want, Got: got}
+	}
+	return nil
+}
+
+const sha256Prefix = "sha256:"
+
+// limitedReader fails when more than MaxSize bytes were unpacked in all. Much
+// may be sparse in an archive of an allowed size, which is not unpacked.
+type limitedReader struct {
+	r io.Reader
+	n *int64
+}
+
+func (r *limitedReader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if *r.n += int64(n); *r.n > MaxSize+(MaxSize>>3) {
+		return n, tooLarge("its layers unpack to more than %d GiB", int64(MaxSize)>>30)
+	}
+	return n, err
+}
+
+// ctxReader ends a long read when its ctx ends.
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r *ctxReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
+}
+
+// walk visits all names but the root's, directories before what is in them, in
+// an order that depends on nothing else.
+func (t *tree) walk(visit func(*dentry)) {
+	var descend func(*dentry)
+	descend = func(dir *dentry) {
+		for _, name := range slices.Sorted(maps.Keys(dir.children)) {
+			child := dir.children[name]
+			visit(child)
+			if child.isDir() {
+				descend(child)
+			}
+		}
+	}
+	descend(t.root)
+}
+
+// init returns the path of an init as the guest looks for it.
+func (t *tree) init() string {
+	for _, name := range [...]string{"/sbin/init", "/etc/init", "/bin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd"} {
+		if ino := t.follow(name); ino != nil && ino.typ == tar.TypeReg && ino.mode&0o111 != 0 {
+			return name
+		}
+	}
+	return ""
+}
+
+// follow returns what a name leads to in the end, or nil.
+func (t *tree) follow(name string) *inode {
+	names := strings.Split(name, "/")
+	for range maxLinks {
+		last := len(names) - 1
+		dir, err := t.find(names[:last], 0, 0, false)
+		if err != nil {
+			return nil
+		}
+		child := dir.children[names[last]]
+		switch {
+		case child == nil:
+			return nil
+		case child.ino.typ != tar.TypeSymlink:
+			return child.ino
+		case strings.HasPrefix(child.ino.target, "/"):
+			names = strings.Split(child.ino.target, "/")
+		default:
+			names = append(strings.Split(dir.path(), "/"), strings.Split(child.ino.target, "/")...)
+		}
+	}
+	return nil
+}
+
+// WriteTar writes the tree as one archive: directories and what has no content
+// first, then files in the order in which the layers have them, then hard
+// links. Xattr, if given, changes extended attributes on their way; what it
+// does not want is left out. Each layer is read once.
+func (t *Tree) WriteTar(ctx context.Context, w io.Writer, convert func(name, value string) (string, bool)) error {
+	out := bufio.NewWriterSize(w, 256<<10)
+	tw := tar.NewWriter(out)
+	err := t.writeTo(ctx, &treeWriter{tw, convert})
+	if err == nil {
+		err = tw.Close()
+	}
+	if err == nil {
+		err = out.Flush()
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write the image's tree: %w", err)
+	}
+	return nil
+}
+
+type treeWriter struct {
+	*tar.Writer
+	convert func(name, value string) (string, bool)
+}
+
+func (t *Tree) writeTo(ctx context.Context, w *treeWriter) error {
+	if err := w.entry(t.tree.root); err != nil {
+		return err
+	}
+	var links []*dentry
+	var failed error
+	t.tree.walk(func(d *dentry) {
+		switch {
+		case failed != nil:
+		case d.ino.first != d:
+			links = append(links, d)
+		case d.ino.typ != tar.TypeReg || d.ino.size == 0:
+			failed = w.entry(d)
+		}
+	})
+	if failed != nil {
+		return failed
+	}
+	var unpacked int64
+	for i, layer := range t.layers {
+		if err := t.writeContents(ctx, w, layer, t.tree.wanted[i], &unpacked); err != nil {
+			return fmt.Errorf("layer %d of %d: %w", i+1, len(t.layers), err)
+		}
+	}
+	for _, d := range links {
+		if err := w.link(d); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// errStop ends the reading of a layer that has nothing more to give.
+var errStop = errors.New("nothing more is wanted")
+
+// writeContents writes the files that a layer has.
+func (t *Tree) writeContents(ctx context.Context, w *treeWriter, layer Layer, wanted []*inode, unpacked *int64) error {
+	wanted = slices.DeleteFunc(slices.Clone(wanted), func(ino *inode) bool { return ino.first == nil })
+	if len(wanted) == 0 {
+		return nil
+	}
+	// What was verified is read again, from a file that nobody writes to.
+	layer.Digest, layer.DiffID = "", ""
+	buf := make([]byte, 128<<10)
+	err := readLayer(ctx, layer, unpacked, func(header *tar.Header, entry int32, content io.Reader) error {
+		if entry < wanted[0].entry {
+			return nil
+		}
+		ino := wanted[0]
+		wanted = wanted[1:]
+		if entry != ino.entry || header.Size != ino.size {
+			return errors.New("it has changed while it was read")
+		}
+		if err := w.entry(ino.first); err != nil {
+			return err
+		}
+		if _, err := io.CopyBuffer(struct{ io.Writer }{w.Writer}, struct{ io.Reader }{content}, buf); err != nil {
+			return err
+		}
+		if len(wanted) == 0 {
+			return errStop
+		}
+		return nil
+	})
+	if errors.Is(err, errStop) {
+		return nil
+	}
+	if err == nil && len(wanted) > 0 {
+		err = errors.New("it has changed while it was read")
+	}
+	return err
+}
+
+// entry writes a header.
+func (w *treeWriter) entry(d *dentry) error {
+	ino := d.ino
+	header := &tar.Header{
+		Typeflag: ino.typ, Name: "./" + d.path(), Linkname: ino.target, Size: ino.size, Mode: int64(ino.mode),
+		Uid: int(ino.uid), Gid: int(ino.gid), ModTime: time.Unix(ino.mtime, int64(ino.nsec)),
+		Devmajor: int64(ino.major), Devminor: int64(ino.minor),
+	}
+	if ino.typ == tar.TypeDir && d.parent != d {
+		header.Name += "/"
+	}
+	if ino.nsec != 0 {
+		header.Format = tar.FormatPAX
+	}
+	for _, x := range ino.xattrs {
+		value, ok := x.value, true
+		if w.convert != nil {
+			value, ok = w.convert(x.name, x.value)
+		}
+		if !ok {
+			continue
+		}
+		if header.PAXRecords == nil {
+			header.PAXRecords = map[string]string{}
+		}
+		header.PAXRecords[xattrRecord+x.name] = value
+	}
+	return w.WriteHeader(header)
+}
+
+func (w *treeWriter) link(d *dentry) error {
+	return w.WriteHeader(&tar.Header{Typeflag: tar.TypeLink, Name: "./" + d.path(), Linkname: "./" + d.ino.first.path()})
+}

@@ -1,0 +1,42 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+)
+
+// What an image may have. They are far above what images have, and low enough
+// for this host to live through one that was made to do harm.
+const (
+	// MaxSize bounds, in bytes, both the files of an image and what its layers
+	// have when they are unpacked.
+	MaxSize = 60 << 30
+	// maxNodes bounds the files and directories that an image's layers make.
+	maxNodes = 2_000_000
+	// maxText bounds the bytes of all names, link targets and extended
+	// attributes of an image.
+	maxText = 256 << 20
+	// maxSteps bounds the work to find the places of entries, which links to
+	// directories can blow up.
+	maxSteps = 400_000_000
+	maxPath  = 4096
+	maxName  = 255
+	// maxXattrs bounds an entry's extended attributes: what fits into ext4.
+	maxXattrs = 3 << 10
+	// maxLinks is how many symbolic links lead to one place at most, as in
+	// the kernel.
+	maxLinks = 40
+	// maxLayers, maxManifest and maxConfig bound what describes an image.
+	maxLayers   = 512
+	maxManifest = 8 << 20
+	maxConfig   = 8 << 20
+	// maxWindow bounds a zstd decoder's memory.
+	maxWindow = 128 << 20
+)
+
+// ErrTooLarge is in the error chain when an image goes over a limit.
+var ErrTooLarge = errors.New("the image is too large")
+
+func tooLarge(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrTooLarge}, args...)...)
+}
