@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"banger/internal/api"
 )
@@ -72,7 +73,12 @@ func Create(ctx context.Context, path string, size int64) (err error) {
 // at least size bytes long. It does nothing where that is so already, and can
 // be repeated after an interruption. Disks never shrink.
 func Grow(ctx context.Context, path string, size int64) error {
-	info, err := os.Stat(path)
+	file, err := lockDisk(ctx, path)
+	if err != nil {
+		return wrap("grow the disk", path, err)
+	}
+	defer file.Close()
+	info, err := file.Stat()
 	if err != nil {
 		return wrap("grow the disk", path, err)
 	}
@@ -94,14 +100,37 @@ func Grow(ctx context.Context, path string, size int64) error {
 	ctx = context.WithoutCancel(ctx)
 	// resize2fs wants a checked file system; -p also replays the journal.
 	// Status 1 says that errors were corrected.
-	err = run(ctx, "e2fsck", "-f", "-p", path)
+	err = runWith(ctx, file, "e2fsck", "-f", "-p", path)
 	if exit := (*exec.ExitError)(nil); err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
 		return wrap("check the disk", path, err)
 	}
-	if err := run(ctx, "resize2fs", path); err != nil {
+	if err := runWith(ctx, file, "resize2fs", path); err != nil {
 		return wrap("grow the disk", path, err)
 	}
 	return nil
+}
+
+// lockDisk opens a disk and waits until no program that changes it runs any
+// more: one goes on when the bangerd that started it is killed.
+func lockDisk(ctx context.Context, path string) (*os.File, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return file, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return nil, errors.Join(fmt.Errorf("cannot lock it: %w", err), file.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("another program is changing it: %w", context.Cause(ctx)), file.Close())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // Usage is the space that the files take on the host, in bytes; files that do
@@ -173,11 +202,19 @@ func FindTool(name string) (string, error) {
 }
 
 func run(ctx context.Context, name string, args ...string) error {
+	return runWith(ctx, nil, name, args...)
+}
+
+// runWith is run for a program that inherits a file, and with it its lock.
+func runWith(ctx context.Context, held *os.File, name string, args ...string) error {
 	path, err := FindTool(name)
 	if err != nil {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
+	if held != nil {
+		cmd.ExtraFiles = []*os.File{held}
+	}
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "MKE2FS_CONFIG=/dev/null")
 	// A terminal's Ctrl-C or the end of bangerd must not end it half way.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -1,12 +1,14 @@
 package disk
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"banger/internal/api"
 )
@@ -94,6 +96,51 @@ func TestGrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(5 << 30)
+}
+
+// A resize2fs that a killed bangerd has left must end before the next one.
+func TestGrowWaits(t *testing.T) {
+	t.Parallel()
+	needTools(t)
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := Create(t.Context(), path, MinSize); err != nil {
+		t.Fatal(err)
+	}
+	held, err := lockDisk(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The program has inherited the lock; its starter is gone.
+	cmd := exec.CommandContext(t.Context(), "cat")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.ExtraFiles = []*os.File{held}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := Grow(ctx, path, 2*MinSize); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v, want that it waited", err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Size() != MinSize {
+		t.Errorf("the disk was touched: %v, %v", info, err)
+	}
+	if err := stdin.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := Grow(t.Context(), path, 2*MinSize); err != nil {
+		t.Error(err)
+	}
+	check(t, path)
 }
 
 func TestErrors(t *testing.T) {
