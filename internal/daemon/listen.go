@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
+	"banger/internal/api"
 	"banger/internal/paths"
 )
 
@@ -43,14 +47,65 @@ func lockDaemon(ctx context.Context, dirs paths.Dirs) (*os.File, error) {
 			return nil, errors.Join(errRunning, file.Close())
 		}
 	}
-	// For people: what counts is the lock.
-	if err := file.Truncate(0); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot write the lock: %w", err), file.Close())
-	}
-	if _, err := file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot write the lock: %w", err), file.Close())
+	if err := note(file, strconv.Itoa(os.Getpid())); err != nil {
+		return nil, errors.Join(err, file.Close())
 	}
 	return file, nil
+}
+
+// lockState keeps a bangerd with another runtime directory away from this
+// one's VMs: it would take what is under way here for what a dead one has left.
+// That happens when XDG_RUNTIME_DIR is set in one session and not in another,
+// or when the directory is removed at a logout.
+func lockState(ctx context.Context, dirs paths.Dirs) (*os.File, error) {
+	path := filepath.Join(dirs.State, "bangerd.lock")
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the lock: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, stateLockTimeout)
+	defer cancel()
+	for {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return nil, errors.Join(fmt.Errorf("cannot lock %q: %w", path, err), file.Close())
+		}
+		if !sleep(ctx, 20*time.Millisecond) {
+			holder := make([]byte, 512)
+			n, readErr := file.ReadAt(holder, 0)
+			if readErr != nil && !errors.Is(readErr, io.EOF) {
+				return nil, errors.Join(fmt.Errorf("cannot read the lock: %w", readErr), file.Close())
+			}
+			return nil, errors.Join(&api.Error{
+				Kind:    api.KindState,
+				Message: fmt.Sprintf("cannot use %q: another bangerd does, with another runtime directory (%s)", dirs.State, strings.TrimSpace(string(holder[:n]))),
+				Hint:    "set XDG_RUNTIME_DIR as it is there, or end that bangerd; VMs run on",
+			}, file.Close())
+		}
+	}
+	if err := note(file, fmt.Sprintf("pid %d, socket %s", os.Getpid(), dirs.Socket())); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+// stateLockTimeout is shorter than what a client waits for an answer: it is to
+// be told why there is none.
+const stateLockTimeout = 15 * time.Second
+
+// note writes into a lock who has it. That is for people: what counts is the
+// lock.
+func note(file *os.File, text string) error {
+	if err := file.Truncate(0); err != nil {
+		return fmt.Errorf("cannot write the lock: %w", err)
+	}
+	if _, err := file.WriteAt([]byte(text+"\n"), 0); err != nil {
+		return fmt.Errorf("cannot write the lock: %w", err)
+	}
+	return nil
 }
 
 func answers(ctx context.Context, socket string) bool {

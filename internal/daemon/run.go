@@ -70,6 +70,11 @@ func Run(ctx context.Context, options Options) (err error) {
 		return err
 	}
 	defer lock.Close()
+	stateLock, err := lockState(ctx, dirs)
+	if err != nil {
+		return err
+	}
+	defer stateLock.Close()
 	logFile, err := openLog(dirs.DaemonLog(), maxLog)
 	if err != nil {
 		return err
@@ -114,7 +119,7 @@ type daemon struct {
 }
 
 func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options Options, log *slog.Logger) (*daemon, error) {
-	images, err := image.Open(dirs.Images(), image.Options{Mirror: settings.DebianMirror})
+	images, err := image.Open(dirs.Images(), image.Options{Mirror: settings.DebianMirror, CacheDir: filepath.Join(dirs.Cache, "blobs")})
 	if err != nil {
 		return nil, err
 	}

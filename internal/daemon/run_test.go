@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"banger/internal/api"
 	"banger/internal/client"
@@ -143,6 +144,33 @@ func TestLockWaitsForOneThatEnds(t *testing.T) {
 	if _, err := lockDaemon(t.Context(), dirs); !errors.Is(err, errRunning) {
 		t.Errorf("a second bangerd: %v", err)
 	}
+}
+
+// Two bangerds that do not see each other's runtime directory share no VMs.
+func TestLockState(t *testing.T) {
+	t.Parallel()
+	dirs, _ := testDirs(t)
+	if err := dirs.MakeState(); err != nil {
+		t.Fatal(err)
+	}
+	first, err := lockState(t.Context(), dirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := dirs
+	other.Runtime = t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	_, err = lockState(ctx, other)
+	if known, ok := errors.AsType[*api.Error](err); !ok || known.Kind != api.KindState || !strings.Contains(known.Message, dirs.Socket()) {
+		t.Errorf("error %v, want one that names the other's socket", err)
+	}
+	first.Close()
+	second, err := lockState(t.Context(), other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Close()
 }
 
 func TestPeer(t *testing.T) {
