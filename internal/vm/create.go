@@ -68,7 +68,7 @@ func (m *Manager) Create(ctx context.Context, request api.CreateVM, report progr
 	defer op.end()
 	var steps undo.Stack
 	defer steps.OnError(&err)
-	steps.Add(func() error { return m.erase(ctx, op.entry) })
+	steps.Add(func() error { return m.destroy(ctx, op.entry) })
 	if err := m.furnish(op.ctx, op.entry.record); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
 		return api.VM{}, err
 	}
@@ -81,7 +81,7 @@ func (m *Manager) Create(ctx context.Context, request api.CreateVM, report progr
 	if request.Start {
 		op.become(ctx, "start")
 		if startErr := m.start(op, report); startErr != nil {
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || errors.Is(startErr, errClosing) {
 				return api.VM{}, startErr
 			}
 			// The VM stays, for its logs to say why.

@@ -27,6 +27,9 @@ func (m *Manager) Stop(ctx context.Context, ref string, request api.StopVM, repo
 		return api.VM{}, err
 	}
 	defer op.end()
+	if err := m.claim(op.ctx, op.entry); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
+		return api.VM{}, err
+	}
 	limit := m.config.StopTimeout
 	if request.TimeoutSeconds > 0 {
 		limit = time.Duration(request.TimeoutSeconds) * time.Second

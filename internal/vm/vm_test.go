@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -351,6 +352,54 @@ func TestGuestThatDoesNotStopIsKilled(t *testing.T) {
 	}
 	if len(h.fake.Running()) != 0 {
 		t.Error("the VMM still runs")
+	}
+}
+
+// A guest that dies before its agent answers is booted once more, not forever.
+func TestGuestThatDiesEarly(t *testing.T) {
+	t.Parallel()
+	for _, deaths := range []int{1, 2} {
+		t.Run(fmt.Sprint(deaths), func(t *testing.T) {
+			t.Parallel()
+			h := newHarness(t)
+			var left atomic.Int32
+			left.Store(int32(deaths))
+			h.fake.Handle(func(spec vmm.Spec, agent http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if left.Add(-1) >= 0 {
+						if was, err := h.fake.Crash(context.WithoutCancel(t.Context()), spec.ID); !was || err != nil {
+							t.Errorf("no VMM to end: %v, %v", was, err)
+						}
+						panic(http.ErrAbortHandler)
+					}
+					agent.ServeHTTP(w, r)
+				})
+			})
+			var warned atomic.Bool
+			vm, err := h.Create(t.Context(), api.CreateVM{Name: "one", Start: true}, func(event progress.Event) {
+				if strings.Contains(event.Text, "once more") {
+					warned.Store(true)
+				}
+			})
+			if !warned.Load() {
+				t.Error("nobody was told")
+			}
+			if deaths == 1 {
+				if err != nil || vm.State != api.StateRunning {
+					t.Errorf("got %+v, %v, want a VM that runs", vm, err)
+				}
+				return
+			}
+			if !errors.Is(err, errNeverAnswered) && (err == nil || !strings.Contains(err.Error(), errNeverAnswered.Error())) {
+				t.Errorf("error %v, want that the guest never answered", err)
+			}
+			kept, err := h.Get("one")
+			if err != nil || len(h.fake.Boots(kept.ID)) != 2 {
+				t.Errorf("%d boots (%v), want 2", len(h.fake.Boots(kept.ID)), err)
+			}
+			h.wantState(t, "one", api.StateStopped)
+			h.wantNothing(t, "one")
+		})
 	}
 }
 
