@@ -19,15 +19,31 @@ var prefix string
 
 func TestMain(m *testing.M) {
 	prefix = os.Getenv("BANGER_E2E_PREFIX")
+	var made string
 	if enabled() && prefix == "" {
 		dir, err := install()
-		defer os.RemoveAll(dir)
 		if err != nil {
-			panic(err)
+			fmt.Fprintln(os.Stderr, "e2e:", err)
+			os.Exit(cleanup(1, dir))
 		}
-		prefix = dir
+		prefix, made = dir, dir
 	}
-	m.Run()
+	code := m.Run()
+	if code != 0 && os.Getenv("BANGER_E2E_AGAIN") != "" {
+		code = again(code)
+	}
+	os.Exit(cleanup(code, made))
+}
+
+// cleanup removes what install made and returns the exit status.
+func cleanup(code int, made string) int {
+	if made == "" {
+		return code
+	}
+	if err := os.RemoveAll(made); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+	}
+	return code
 }
 
 func install() (dir string, err error) {

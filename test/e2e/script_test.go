@@ -52,6 +52,7 @@ type place struct {
 type placeKey struct{}
 
 func setup(env *testscript.Env) error {
+	watch(env.T().(watched))
 	dir, err := base.Dir(root())
 	if err != nil {
 		return err
