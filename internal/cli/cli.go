@@ -193,12 +193,12 @@ func (a *app) complain(message, hint string) {
 
 // note writes one line of information.
 func (a *app) note(format string, args ...any) {
-	fmt.Fprintf(a.env.Err, format+"\n", args...)
+	fmt.Fprintln(a.env.Err, oneLine(fmt.Sprintf(format, args...)))
 }
 
 // warn writes one line that must be seen.
 func (a *app) warn(format string, args ...any) {
-	fmt.Fprintf(a.env.Err, "warning: "+format+"\n", args...)
+	fmt.Fprintln(a.env.Err, "warning: "+oneLine(fmt.Sprintf(format, args...)))
 }
 
 // file returns a stream's file, or nil if it is none.

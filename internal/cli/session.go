@@ -129,8 +129,9 @@ func (a *app) execError(ctx context.Context, c *client.Client, ref, program stri
 		}
 		return fmt.Errorf("cannot run %q in the guest: %w", program, err)
 	}
-	if _, ok := errors.AsType[*api.Error](err); ok {
-		return err
+	if answered, ok := errors.AsType[*api.Error](err); ok {
+		// bangerd's own answer: what was to be asked of the guest is no news.
+		return answered
 	}
 	// A lost connection has a reason worth looking up.
 	lookCtx, cancel := context.WithTimeout(ctx, 5*time.Second)

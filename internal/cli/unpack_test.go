@@ -196,3 +196,41 @@ func FuzzUnpack(f *testing.F) {
 		_ = checkContained(t, stream)
 	})
 }
+
+// A link that an earlier copy brought from a guest does not lead a later one
+// out of where it was told to go.
+func TestUnpackIntoAnEarlierLink(t *testing.T) {
+	t.Parallel()
+	work := t.TempDir()
+	outside := filepath.Join(work, "outside")
+	if err := os.Mkdir(outside, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	target := filepath.Join(work, "target")
+	if err := unpack(t, tarOf(t, dir("src"), symlink("src/next", outside)), "src", target, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := unpack(t, tarOf(t, dir("next"), regular("next/file")), "next", target, false); err == nil {
+		t.Error("a directory was copied through the link")
+	}
+	if left, err := os.ReadDir(outside); err != nil || len(left) != 0 {
+		t.Errorf("outside has %v, %v", left, err)
+	}
+}
+
+func TestUnpackRepeatedDirectory(t *testing.T) {
+	t.Parallel()
+	in := tar.NewReader(bytes.NewReader(tarOf(t, dir("src"), dir("src/d"), dir("src/d"), dir("src"))))
+	first, err := in.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := unpacker{report: progress.Discard, base: "src"}
+	if err := u.run(t.Context(), &guestTree{Closer: io.NopCloser(nil), tar: in, first: first}, filepath.Join(t.TempDir(), "new")); err != nil {
+		t.Fatal(err)
+	}
+	defer u.root.Close()
+	if len(u.dirs) != 2 {
+		t.Errorf("%d directories are remembered, want 2", len(u.dirs))
+	}
+}

@@ -52,7 +52,16 @@ type unpacker struct {
 	top  string
 	file string
 	// dirs get their modes at the end: one may not be writable.
-	dirs []*tar.Header
+	dirs []dirEntry
+	// known are the names in dirs: a guest may repeat one without end.
+	known map[string]bool
+}
+
+// dirEntry is what is set on a directory at the end.
+type dirEntry struct {
+	name string
+	mode fs.FileMode
+	time time.Time
 }
 
 func (u *unpacker) run(ctx context.Context, tree *guestTree, target string) error {
@@ -102,6 +111,15 @@ func (u *unpacker) begin(first *tar.Header, target string) error {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return reason(err)
 		}
+		if dir != target {
+			// The user did not name it. A link there may be what a guest sent
+			// with an earlier copy.
+			if info, err := os.Lstat(dir); err != nil {
+				return reason(err)
+			} else if !info.IsDir() {
+				return fmt.Errorf("%q is not a directory", dir)
+			}
+		}
 	case exists && info.IsDir():
 		u.file = u.base
 	default:
@@ -129,9 +147,14 @@ func (u *unpacker) entry(header *tar.Header, in io.Reader) error {
 				return err
 			}
 		}
-		kept := *header
-		kept.Name = name
-		u.dirs = append(u.dirs, &kept)
+		if u.known[name] {
+			return nil
+		}
+		if u.known == nil {
+			u.known = map[string]bool{}
+		}
+		u.known[name] = true
+		u.dirs = append(u.dirs, dirEntry{name: name, mode: fs.FileMode(header.Mode) & fs.ModePerm, time: header.ModTime})
 		return nil
 	}
 	if name == "." {
@@ -207,13 +230,13 @@ func (u *unpacker) name(of string) (string, error) {
 // finish sets modes and times of directories, the deepest first.
 func (u *unpacker) finish() error {
 	for _, dir := range slices.Backward(u.dirs) {
-		if dir.Name == "." && u.contents {
+		if dir.name == "." && u.contents {
 			continue // it is the user's
 		}
-		if err := u.root.Chmod(dir.Name, fs.FileMode(dir.Mode)&fs.ModePerm); err != nil {
+		if err := u.root.Chmod(dir.name, dir.mode); err != nil {
 			return err
 		}
-		if err := u.root.Chtimes(dir.Name, time.Time{}, dir.ModTime); err != nil {
+		if err := u.root.Chtimes(dir.name, time.Time{}, dir.time); err != nil {
 			return err
 		}
 	}

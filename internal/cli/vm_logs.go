@@ -17,7 +17,8 @@ func newVMLogs(a *app) *cobra.Command {
 		Use:   "logs NAME",
 		Short: "Show what a VM's guest or its VMM has said",
 		Long: `Show what the guest has written to its console since its last start, kernel and
-init included; or with --source vmm what the VMM itself has said.`,
+init included; or with --source vmm what the VMM itself has said. On a terminal
+only text is shown: colours and other control sequences are left out.`,
 		Example:           "  banger vm logs sandbox\n  banger vm logs -f sandbox\n  banger vm logs --source vmm sandbox",
 		Args:              exactly("the VM's name"),
 		ValidArgsFunction: first(a.live(vmNames)),
@@ -42,5 +43,5 @@ func runVMLogs(ctx context.Context, a *app, o vmLogsOptions) error {
 	if err != nil {
 		return err
 	}
-	return c.Logs(ctx, o.ref, o.source, o.follow, a.env.Out)
+	return c.Logs(ctx, o.ref, o.source, o.follow, a.onScreen(a.env.Out))
 }

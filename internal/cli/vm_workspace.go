@@ -225,7 +225,7 @@ func runWorkspaceExport(ctx context.Context, a *app, args []string, output strin
 		return a.writeLines(lines...)
 	}
 	if output == "" {
-		return report(a.env.Out)
+		return report(a.onScreen(a.env.Out))
 	}
 	f, err := os.Create(output)
 	if err != nil {
