@@ -31,9 +31,9 @@ var allowed = map[string][]string{
 	"guest":   {"agent"},
 	"image":   {"debian", "objects"},
 	"kernel":  {"debian", "objects"},
-	"network": {"vmm"}, // vmm/process runs it
-	"store":   {"vmm"}, // a record has a handle
-	"vm":      {"vmm", "image", "kernel", "disk", "network", "agent", "store"},
+	"network": {"vmm", "agent"}, // vmm/process runs it; ports go through the agent
+	"store":   {"vmm"},          // a record has a handle
+	"vm":      {"vmm", "image", "kernel", "disk", "network", "agent", "store", "filesync"},
 	"vmm":     {"agent"}, // the channel's multiplexer
 }
 

@@ -124,12 +124,11 @@ func parse(data []byte, path string, dirs paths.Dirs) (Config, error) {
 			return Config{}, &Error{Path: path, Line: keyLine(data, key.name), Key: key.name, Reason: err.Error()}
 		}
 	}
-	syncs, err := fileSyncs(f.FileSync, data, dirs.Home)
-	if bad, ok := errors.AsType[*Error](err); ok {
-		bad.Path = path
-		return Config{}, bad
+	var err error
+	config.FileSync, err = fileSyncs(f.FileSync, data, path, dirs.Home)
+	if err != nil {
+		return Config{}, err
 	}
-	config.FileSync = syncs
 	return config, nil
 }
 

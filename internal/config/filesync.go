@@ -35,8 +35,8 @@ type fileSync struct {
 	Mode  any     `toml:"mode"`
 }
 
-// fileSyncs checks all entries. The error is an [Error] without a path.
-func fileSyncs(entries []fileSync, data []byte, home string) ([]FileSync, error) {
+// fileSyncs checks all entries, which are from the file data at path.
+func fileSyncs(entries []fileSync, data []byte, path, home string) ([]FileSync, error) {
 	var syncs []FileSync
 	for i, entry := range entries {
 		sync := FileSync{Mode: defaultFileMode}
@@ -53,7 +53,7 @@ func fileSyncs(entries []fileSync, data []byte, home string) ([]FileSync, error)
 				if entry.Host != nil {
 					which += fmt.Sprintf(" (%q)", *entry.Host)
 				}
-				return nil, &Error{Line: syncLine(data, i, key.name), Key: "file_sync." + key.name, Reason: which + ": " + err.Error()}
+				return nil, &Error{Path: path, Line: syncLine(data, i, key.name), Key: "file_sync." + key.name, Reason: which + ": " + err.Error()}
 			}
 		}
 		syncs = append(syncs, sync)

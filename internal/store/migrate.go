@@ -33,6 +33,8 @@ var migrations = []string{
 		handle        TEXT,             -- JSON, a claim
 		started       TEXT              -- RFC 3339, UTC
 	) STRICT`,
+	// VMs that are there have never been waiting for files.
+	`ALTER TABLE vm ADD COLUMN files_synced INTEGER NOT NULL DEFAULT 1 CHECK (files_synced IN (0, 1))`,
 }
 
 // NewerError says that a database was written by a newer banger.

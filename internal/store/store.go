@@ -55,6 +55,9 @@ type VM struct {
 	Created              time.Time
 	Pending              Pending
 	LastError            string
+	// FilesSynced says that the guest has what file_sync names: it got that at
+	// its first start.
+	FilesSynced bool
 	// Handle is the claim that a VMM runs, Started when it was booted. Both
 	// are nil for a VM that does not run.
 	Handle  *vmm.Handle
@@ -109,7 +112,7 @@ func open(path, mode string) (*sql.DB, error) {
 }
 
 const columns = `id, name, image, image_digest, kernel, kernel_digest, vcpu, memory_mib, disk_bytes, address, mac, machine_id,
-	host_keys, ephemeral, created, pending, last_error, handle, started`
+	host_keys, ephemeral, created, pending, last_error, handle, started, files_synced`
 
 // timeFormat is RFC 3339 of one width, so that texts sort as times do.
 const timeFormat = "2006-01-02T15:04:05.000000000Z07:00"
@@ -139,7 +142,7 @@ func scan(rows *sql.Rows) (VM, error) {
 	var keys, created string
 	var handle, started sql.NullString
 	err := rows.Scan(&vm.ID, &vm.Name, &vm.Image, &vm.ImageDigest, &vm.Kernel, &vm.KernelDigest, &vm.VCPU, &vm.MemoryMiB, &vm.DiskBytes,
-		&vm.Address, &vm.MAC, &vm.MachineID, &keys, &vm.Ephemeral, &created, &vm.Pending, &vm.LastError, &handle, &started)
+		&vm.Address, &vm.MAC, &vm.MachineID, &keys, &vm.Ephemeral, &created, &vm.Pending, &vm.LastError, &handle, &started, &vm.FilesSynced)
 	if err != nil {
 		return VM{}, err
 	}
@@ -182,7 +185,7 @@ func values(vm VM) ([]any, error) {
 	}
 	return []any{
 		vm.ID, vm.Name, vm.Image, vm.ImageDigest, vm.Kernel, vm.KernelDigest, vm.VCPU, vm.MemoryMiB, vm.DiskBytes, vm.Address, vm.MAC, vm.MachineID,
-		string(keys), vm.Ephemeral, vm.Created.UTC().Format(timeFormat), string(vm.Pending), vm.LastError, handle, started,
+		string(keys), vm.Ephemeral, vm.Created.UTC().Format(timeFormat), string(vm.Pending), vm.LastError, handle, started, vm.FilesSynced,
 	}, nil
 }
 

@@ -225,8 +225,16 @@ func (m *Manager) driver(ctx context.Context) (vmm.Driver, error) {
 	}
 }
 
-// meet waits for the guest's agent and makes the guest this VM.
+// meet waits for the guest, makes it this VM and gives a new one its files.
 func (m *Manager) meet(ctx context.Context, e *entry, machine vmm.Machine, report progress.Func) error {
+	if err := m.configure(ctx, e, machine, report); err != nil {
+		return err
+	}
+	return m.syncFiles(ctx, e, machine, report)
+}
+
+// configure waits for the guest's agent and makes the guest this VM.
+func (m *Manager) configure(ctx context.Context, e *entry, machine vmm.Machine, report progress.Func) error {
 	report.Step("waiting for the guest")
 	limit := m.config.BootTimeout(machine.Handle().Accelerator)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("its guest did not answer within %v", limit))
