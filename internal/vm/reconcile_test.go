@@ -45,6 +45,36 @@ func TestRunningVMsAreAdopted(t *testing.T) {
 
 // Killed at whatever step, what the next bangerd finds can be finished or
 // taken back.
+// A VMM of a driver that is no longer there is not taken for one that has
+// ended, and can still be killed.
+func TestVMMThatCannotBeAdopted(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.create(t, api.CreateVM{Name: "one", Start: true})
+	h.abandon(t)
+	h.config.Drivers = nil
+	h.open(t)
+	if _, err := h.Stop(t.Context(), "one", api.StopVM{}, progress.Discard); err == nil {
+		t.Error("a VM was stopped that nobody can talk to")
+	}
+	if err := h.Delete(t.Context(), "one", api.DeleteVM{}); err == nil {
+		t.Error("a VM was deleted that runs")
+	}
+	if len(h.fake.Running()) != 1 {
+		t.Fatal("it does not run any more")
+	}
+	if _, err := h.Kill(t.Context(), "one"); err != nil {
+		t.Fatal(err)
+	}
+	if len(h.fake.Running()) != 0 {
+		t.Error("it still runs")
+	}
+	if err := h.Delete(t.Context(), "one", api.DeleteVM{}); err != nil {
+		t.Error(err)
+	}
+	h.wantNothing(t)
+}
+
 func TestCrashAtEveryStepOfCreate(t *testing.T) {
 	t.Parallel()
 	for n := range 10 {

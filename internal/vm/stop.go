@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"banger/internal/agent"
@@ -13,6 +14,7 @@ import (
 	"banger/internal/progress"
 	"banger/internal/store"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // Stop has the guest write everything and power off. Only a guest that takes
@@ -87,7 +89,7 @@ func (m *Manager) Kill(ctx context.Context, ref string) (api.VM, error) {
 		return api.VM{}, err
 	}
 	defer op.end()
-	if err := m.claim(op.ctx, op.entry); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
+	if err := m.claimToEnd(op.ctx, op.entry); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
 		return api.VM{}, err
 	}
 	op.phase(api.StateStopping)
@@ -95,6 +97,32 @@ func (m *Manager) Kill(ctx context.Context, ref string) (api.VM, error) {
 		return api.VM{}, err
 	}
 	return m.stopped(op.entry)
+}
+
+// claimToEnd is claim for a VM that is to be killed: a VMM that does not answer,
+// or whose driver is configured no more, is ended all the same. Which process
+// it is is certain without an answer.
+func (m *Manager) claimToEnd(ctx context.Context, e *entry) error {
+	claimErr := m.claim(ctx, e)
+	if claimErr == nil {
+		return nil
+	}
+	record := m.look(e).record
+	handle := record.Handle
+	child, err := process.Open(process.Identity{PID: handle.PID, StartTime: handle.StartTime, BootID: handle.BootID})
+	if err == nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), vmm.KillTimeout)
+		defer cancel()
+		err = errors.Join(child.Kill(ctx), child.Close())
+		m.log.Warn("killed a VMM that could not be adopted", "vm", record.Name, "error", claimErr)
+	}
+	if err != nil && !errors.Is(err, process.ErrGone) {
+		return fmt.Errorf("cannot kill the VM %q: %w", record.Name, err)
+	}
+	if err := os.RemoveAll(m.config.Dirs.Run(record.ID)); err != nil {
+		return fmt.Errorf("cannot remove the sockets of VM %q: %w", record.Name, err)
+	}
+	return m.change(ctx, e, func(r *store.VM) { r.Handle, r.Started = nil, nil })
 }
 
 // stopped shows the VM of an operation that has stopped it.
@@ -136,7 +164,11 @@ func (m *Manager) Delete(ctx context.Context, ref string, request api.DeleteVM) 
 	}
 	defer op.end()
 	e := op.entry
-	if err := m.claim(op.ctx, e); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
+	claim := m.claim
+	if request.Force {
+		claim = m.claimToEnd
+	}
+	if err := claim(op.ctx, e); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
 		return err
 	}
 	if m.live(ctx, e) != nil && !request.Force {
