@@ -203,8 +203,8 @@ func (m *Manager) Close(ctx context.Context) error {
 	m.wait.Wait()
 	var errs []error
 	for _, e := range m.entries() {
-		if e.machine != nil {
-			errs = append(errs, e.machine.Close())
+		if machine := m.look(e).machine; machine != nil {
+			errs = append(errs, machine.Close())
 		}
 	}
 	return errors.Join(errs...)
