@@ -4,6 +4,7 @@
 package agent
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"time"
 
 	"banger/internal/agent/wire"
 )
@@ -22,6 +24,12 @@ const (
 	maxAnswer = 8 << 20
 	maxError  = 64 << 10
 )
+
+// lookTimeout bounds a question that a guest answers at once unless it is
+// overloaded or means harm: one guest must not hold up a listing of all.
+const lookTimeout = 30 * time.Second
+
+var errSilent = errors.New("it does not answer")
 
 // Client talks to the agent in one guest. Its methods may be called from any
 // goroutine; each call opens a stream of its own. An error that the agent
@@ -68,6 +76,8 @@ func (c *Client) Ready(ctx context.Context) (wire.Ready, error) {
 
 // Stats says what the guest uses now.
 func (c *Client) Stats(ctx context.Context) (wire.Stats, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, lookTimeout, errSilent)
+	defer cancel()
 	var stats wire.Stats
 	err := c.call(ctx, http.MethodGet, "/v1/stats", nil, &stats)
 	return stats, err
@@ -75,9 +85,36 @@ func (c *Client) Stats(ctx context.Context) (wire.Stats, error) {
 
 // Ports lists the TCP ports something in the guest listens on.
 func (c *Client) Ports(ctx context.Context) ([]wire.Port, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, lookTimeout, errSilent)
+	defer cancel()
 	var ports []wire.Port
 	err := c.call(ctx, http.MethodGet, "/v1/ports", nil, &ports)
 	return ports, err
+}
+
+// WatchPorts calls changed with the TCP ports something in the guest listens
+// on, at once and whenever they change, until ctx ends or the guest is lost. It
+// always returns an error.
+func (c *Client) WatchPorts(ctx context.Context, changed func([]wire.Port)) error {
+	resp, err := c.do(ctx, http.MethodGet, "/v1/ports?watch=1", nil, "")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, maxAnswer)
+	for lines.Scan() {
+		var ports []wire.Port
+		if err := json.Unmarshal(lines.Bytes(), &ports); err != nil {
+			return fmt.Errorf("cannot understand the guest's agent: %w", err)
+		}
+		changed(ports)
+	}
+	err = lines.Err()
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("cannot follow the guest's ports: %w", err)
 }
 
 // Shutdown asks the guest for a clean end. It returns once what was written is
