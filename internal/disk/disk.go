@@ -6,7 +6,6 @@ package disk
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -15,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"banger/internal/api"
 )
@@ -24,7 +22,8 @@ import (
 const MinSize = 64 << 20
 
 // features are ext4's usual ones, named since the host's mke2fs.conf is not
-// asked. No resize inode: it costs 4 MiB, and resize2fs does without.
+// asked. No resize inode: it costs 4 MiB, and the kernel grows a disk
+// without.
 const features = "none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
 
 // Create makes a sparse file of size bytes at path with an empty ext4 file
@@ -69,11 +68,11 @@ func Create(ctx context.Context, path string, size int64) (err error) {
 	return syncDir(filepath.Dir(path))
 }
 
-// Grow makes the disk at path, which no VM may be using, and its file system
-// at least size bytes long. It does nothing where that is so already, and can
-// be repeated after an interruption. Disks never shrink.
-func Grow(ctx context.Context, path string, size int64) error {
-	file, err := lockDisk(ctx, path)
+// Grow makes the disk at path at least size bytes long. Its file system follows
+// when the guest mounts it: what a guest wrote is not for the host's programs to
+// read, and ext4 grows safely while it is mounted. Disks never shrink.
+func Grow(path string, size int64) error {
+	file, err := os.OpenFile(path, os.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return wrap("grow the disk", path, err)
 	}
@@ -82,55 +81,13 @@ func Grow(ctx context.Context, path string, size int64) error {
 	if err != nil {
 		return wrap("grow the disk", path, err)
 	}
-	size = max(size, info.Size())
-	have, err := fileSystemSize(path)
-	if err != nil {
-		return wrap("grow the disk", path, err)
-	}
-	// The file system's size is whole blocks.
-	if info.Size() == size && have >= size&^4095 {
+	if info.Size() >= size {
 		return nil
 	}
-	if info.Size() < size {
-		if err := os.Truncate(path, size); err != nil {
-			return wrap("grow the disk", path, err)
-		}
-	}
-	// Killed half way these could damage it: an impatient caller waits.
-	ctx = context.WithoutCancel(ctx)
-	// resize2fs wants a checked file system; -p also replays the journal.
-	// Status 1 says that errors were corrected.
-	err = runWith(ctx, file, "e2fsck", "-f", "-p", path)
-	if exit := (*exec.ExitError)(nil); err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
-		return wrap("check the disk", path, err)
-	}
-	if err := runWith(ctx, file, "resize2fs", path); err != nil {
+	if err := file.Truncate(size); err != nil {
 		return wrap("grow the disk", path, err)
 	}
 	return nil
-}
-
-// lockDisk opens a disk and waits until no program that changes it runs any
-// more: one goes on when the bangerd that started it is killed.
-func lockDisk(ctx context.Context, path string) (*os.File, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return file, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			return nil, errors.Join(fmt.Errorf("cannot lock it: %w", err), file.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("another program is changing it: %w", context.Cause(ctx)), file.Close())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
 
 // Usage is the space that the files take on the host, in bytes; files that do
@@ -149,43 +106,8 @@ func Usage(paths ...string) (int64, error) {
 	return total, nil
 }
 
-// fileSystemSize reads the size in bytes out of the ext4 superblock.
-func fileSystemSize(path string) (int64, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer file.Close()
-	super := make([]byte, 1024)
-	if _, err := file.ReadAt(super, 1024); err != nil {
-		return 0, fmt.Errorf("cannot read the superblock: %w", err)
-	}
-	return parseSize(super)
-}
-
-// parseSize takes the size in bytes from a superblock of 1024 bytes. The guest
-// can write what it likes there.
-func parseSize(super []byte) (int64, error) {
-	if len(super) < 1024 || binary.LittleEndian.Uint16(super[0x38:]) != 0xEF53 {
-		return 0, errors.New("there is no ext4 file system on it")
-	}
-	shift := binary.LittleEndian.Uint32(super[0x18:])
-	if shift > 6 {
-		return 0, fmt.Errorf("its superblock is damaged: block size 1024<<%d", shift)
-	}
-	blocks := uint64(binary.LittleEndian.Uint32(super[0x04:]))
-	const incompat64bit = 0x80
-	if binary.LittleEndian.Uint32(super[0x60:])&incompat64bit != 0 {
-		blocks |= uint64(binary.LittleEndian.Uint32(super[0x150:])) << 32
-	}
-	if blocks > 1<<46 {
-		return 0, fmt.Errorf("its superblock is damaged: %d blocks", blocks)
-	}
-	return int64(blocks << (10 + shift)), nil
-}
-
 // Tools are the programs this package runs, for doctor.
-func Tools() []string { return []string{"mke2fs", "e2fsck", "resize2fs"} }
+func Tools() []string { return []string{"mke2fs"} }
 
 // FindTool finds a program of e2fsprogs, which live where an ordinary user's
 // PATH does not lead on Debian.
@@ -202,19 +124,11 @@ func FindTool(name string) (string, error) {
 }
 
 func run(ctx context.Context, name string, args ...string) error {
-	return runWith(ctx, nil, name, args...)
-}
-
-// runWith is run for a program that inherits a file, and with it its lock.
-func runWith(ctx context.Context, held *os.File, name string, args ...string) error {
 	path, err := FindTool(name)
 	if err != nil {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
-	if held != nil {
-		cmd.ExtraFiles = []*os.File{held}
-	}
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "MKE2FS_CONFIG=/dev/null")
 	// A terminal's Ctrl-C or the end of bangerd must not end it half way.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -86,8 +86,6 @@ func drivers(ctx context.Context, deps Deps) []Row {
 // images.
 var hostTools = []struct{ name, pkg, why string }{
 	{"mke2fs", "e2fsprogs", "makes the disks of VMs"},
-	{"e2fsck", "e2fsprogs", "checks them before they grow"},
-	{"resize2fs", "e2fsprogs", "makes them grow"},
 	{"ssh", "openssh-client", "opens sessions"},
 }
 

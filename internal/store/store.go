@@ -99,7 +99,7 @@ func open(path, mode string) (*sql.DB, error) {
 		"_txlock": {"immediate"},
 	}
 	if mode != "ro" {
-		query["_pragma"] = append(query["_pragma"], "journal_mode(WAL)", "synchronous(NORMAL)")
+		query["_pragma"] = append(query["_pragma"], "journal_mode(WAL)", "synchronous(FULL)")
 	}
 	dsn := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: query.Encode()}
 	db, err := sql.Open("sqlite", dsn.String())

@@ -186,7 +186,7 @@ func TestFullDisk(t *testing.T) {
 func TestPragmas(t *testing.T) {
 	t.Parallel()
 	store := openTest(t, filepath.Join(t.TempDir(), "db"))
-	for pragma, want := range map[string]string{"journal_mode": "wal", "foreign_keys": "1", "synchronous": "1", "busy_timeout": "5000"} {
+	for pragma, want := range map[string]string{"journal_mode": "wal", "foreign_keys": "1", "synchronous": "2", "busy_timeout": "5000"} {
 		var got string
 		if err := store.db.QueryRowContext(t.Context(), `PRAGMA `+pragma).Scan(&got); err != nil || got != want {
 			t.Errorf("%s = %q, %v; want %q", pragma, got, err, want)

@@ -189,7 +189,7 @@ func (m *Manager) specify(ctx context.Context, e *entry, report progress.Func) (
 		}
 	}
 	dir := m.config.Dirs.VM(record.ID)
-	if err := disk.Grow(ctx, workDisk(dir), record.DiskBytes); err != nil {
+	if err := disk.Grow(workDisk(dir), record.DiskBytes); err != nil {
 		return vmm.Spec{}, err
 	}
 	return vmm.Spec{
