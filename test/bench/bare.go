@@ -41,6 +41,7 @@ type bare struct {
 const bareInit = `#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t devtmpfs dev /dev
+exec </dev/console >/dev/console 2>&1
 $b mount -t proc proc /proc
 $b mount -t sysfs sys /sys
 for m in $($b cat /modules/list); do $b insmod /modules/$m; done
