@@ -18,6 +18,8 @@
 //	GET    /v1/vms/{ref}/stats         -> Stats
 //	GET    /v1/images                  -> []Image; GET /v1/images/{name}, DELETE /v1/images/{name}
 //	POST   /v1/images/pull             Pull -> events, result Image
+//	POST   /v1/images/import           ImportImage -> events, result Image
+//	POST   /v1/images/prune            Prune -> Pruned
 //	GET    /v1/kernels[?available=1]   -> []Kernel; GET /v1/kernels/{name}, DELETE /v1/kernels/{name}
 //	POST   /v1/kernels/pull            Pull -> events, result Kernel
 //
@@ -173,6 +175,10 @@ type Image struct {
 	Source map[string]string `json:"source,omitempty"`
 	// Notes are what the user should know: something that could not be had.
 	Notes []string `json:"notes,omitempty"`
+	// Init is the path of the image's init, empty if it has none.
+	Init string `json:"init,omitempty"`
+	// Container is set for what was made for containers.
+	Container *ContainerConfig `json:"container,omitempty"`
 	// VMs that use it, by name.
 	UsedBy []string `json:"used_by,omitempty"`
 }
@@ -190,7 +196,38 @@ type Kernel struct {
 	UsedBy      []string          `json:"used_by,omitempty"`
 }
 
-// Pull asks for an image or kernel of the catalog.
+// ContainerConfig is what a container image says about its programs.
+type ContainerConfig struct {
+	Env        []string `json:"env,omitempty"`
+	User       string   `json:"user,omitempty"`
+	WorkingDir string   `json:"working_dir,omitempty"`
+	Entrypoint []string `json:"entrypoint,omitempty"`
+	Cmd        []string `json:"cmd,omitempty"`
+}
+
+// Pull asks for an image or kernel of the catalog, or for an image in a
+// registry: then Name is its reference.
 type Pull struct {
 	Name string `json:"name"`
+	// As is what an image of a registry is called, if not after its reference.
+	As string `json:"as,omitempty"`
+	// Insecure allows a registry without TLS.
+	Insecure bool `json:"insecure,omitempty"`
+}
+
+// ImportImage makes an image of a file or directory on the host.
+type ImportImage struct {
+	Path string `json:"path"` // absolute
+	Name string `json:"name,omitempty"`
+}
+
+// Prune asks for the removal of what can be fetched again.
+type Prune struct {
+	DryRun bool `json:"dry_run,omitempty"`
+}
+
+// Pruned is what was removed, or would be.
+type Pruned struct {
+	Layers int   `json:"layers"` // downloaded ones, finished or not
+	Bytes  int64 `json:"bytes"`
 }

@@ -2,13 +2,17 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/api"
 	"banger/internal/client"
 	"banger/internal/size"
 )
@@ -16,7 +20,7 @@ import (
 func newImage(a *app) *cobra.Command {
 	return newGroup("image", "Images that VMs boot", `Images that VMs boot. They are never changed by a VM: each writes to disks of its
 own. The default image is pulled by itself when it is first needed.`, groupManage,
-		newImageList(a), newImageShow(a), newImagePull(a), newImageDelete(a))
+		newImageList(a), newImageShow(a), newImagePull(a), newImageImport(a), newImageDelete(a), newImagePrune(a))
 }
 
 func newImageList(a *app) *cobra.Command {
@@ -108,6 +112,7 @@ func runImageShow(ctx context.Context, a *app, name string, asJSON bool) error {
 		{text("kernel"), text(orDash(image.Kernel))},
 		{text("used by"), text(orDash(strings.Join(image.UsedBy, ", ")))},
 	}
+	rows = append(rows, containerRows(image)...)
 	for _, note := range image.Notes {
 		rows = append(rows, []cell{text("note"), {text: note, style: yellow}})
 	}
@@ -121,6 +126,38 @@ func createdAt(created time.Time) string {
 	return created.Local().Format(time.DateTime) + " (" + since(created, time.Now()) + ")"
 }
 
+// containerRows show what a container image says about its programs.
+func containerRows(image api.Image) [][]cell {
+	c := image.Container
+	if c == nil {
+		return nil
+	}
+	var rows [][]cell
+	add := func(key, value string) {
+		if value != "" {
+			rows = append(rows, []cell{text(key), text(value)})
+		}
+	}
+	add("init", orDash(image.Init))
+	add("entrypoint", quoteWords(c.Entrypoint))
+	add("cmd", quoteWords(c.Cmd))
+	add("user", c.User)
+	add("workdir", c.WorkingDir)
+	for _, variable := range c.Env {
+		add("env", variable)
+	}
+	return rows
+}
+
+// quoteWords shows arguments so that their bounds are seen.
+func quoteWords(words []string) string {
+	quoted := make([]string, 0, len(words))
+	for _, word := range words {
+		quoted = append(quoted, strconv.Quote(word))
+	}
+	return strings.Join(quoted, " ")
+}
+
 func sourceRows(source map[string]string) [][]cell {
 	rows := make([][]cell, 0, len(source))
 	for _, key := range slices.Sorted(maps.Keys(source)) {
@@ -131,25 +168,128 @@ func sourceRows(source map[string]string) [][]cell {
 
 func newImagePull(a *app) *cobra.Command {
 	var asJSON bool
+	var request api.Pull
 	cmd := &cobra.Command{
-		Use:   "pull NAME",
+		Use:   "pull NAME|REFERENCE",
 		Short: "Get an image",
 		Long: `Get an image of the catalog. One that is not published is built on this machine
-from the distribution's own signed archive, which takes a few minutes.`,
-		Example:           "  banger image pull debian-bookworm",
-		Args:              exactly("the image's name"),
+from the distribution's own signed archive, which takes a few minutes.
+
+What has a '/', ':' or '@' in it is a reference to a container image in a registry,
+as docker has them: any for linux/amd64 becomes an image that boots. Credentials are
+those of docker and podman. A second pull gets what the tag means by then.`,
+		Example: `  banger image pull debian-bookworm
+  banger image pull alpine:3.20
+  banger image pull --name tools registry.example.org/team/tools:1.2
+  banger vm run --image alpine-3.20`,
+		Args:              exactly("the image's name or reference"),
 		ValidArgsFunction: first(a.live(allImages)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return pull(cmd.Context(), a, asJSON, func(ctx context.Context, c *client.Client) (any, string, error) {
 				report, end := a.progress()
 				defer end()
-				image, err := c.PullImage(ctx, args[0], report)
+				request.Name = args[0]
+				if strings.ContainsAny(request.Name, "/:@") {
+					report.Step("pulling " + request.Name)
+				} else if request.As != "" || request.Insecure {
+					return nil, "", usagef("--name and --insecure are about images in registries, and %q is none", request.Name)
+				}
+				image, err := c.PullImage(ctx, request, report)
 				return image, image.Name, err
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write the image as JSON in place of its name")
+	cmd.Flags().StringVar(&request.As, "name", "", "call the image `NAME` (default: made of the reference)")
+	cmd.Flags().BoolVar(&request.Insecure, "insecure", false, "allow a registry without TLS")
+	completeFlag(cmd, "name", cobra.NoFileCompletions)
 	return cmd
+}
+
+func newImageImport(a *app) *cobra.Command {
+	var asJSON bool
+	var request api.ImportImage
+	cmd := &cobra.Command{
+		Use:   "import PATH",
+		Short: "Make an image of a file or directory",
+		Long: `Make an image of a container image or a root file system on this host: an OCI
+layout (a directory or an archive of one), what 'docker save' writes, or a tar
+archive of a root file system. Archives may be compressed with gzip, zstd or xz.`,
+		Example: `  docker save tools:1.2 -o tools.tar && banger image import tools.tar
+  banger image import --name mini rootfs.tar.zst
+  banger image import ./layout`,
+		Args: exactly("the path"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			request.Path = path
+			return pull(cmd.Context(), a, asJSON, func(ctx context.Context, c *client.Client) (any, string, error) {
+				report, end := a.progress()
+				defer end()
+				image, err := c.ImportImage(ctx, request, report)
+				return image, image.Name, err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "write the image as JSON in place of its name")
+	cmd.Flags().StringVar(&request.Name, "name", "", "call the image `NAME` (default: made of what it was saved as, or of the path)")
+	completeFlag(cmd, "name", cobra.NoFileCompletions)
+	return cmd
+}
+
+func newImagePrune(a *app) *cobra.Command {
+	var force, dryRun, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "prune",
+		Short: "Remove what can be fetched again",
+		Long: `Remove the downloaded layers of container images, and what killed processes have
+left of images. Images stay. It asks first, except with --force.`,
+		Example: "  banger image prune --dry-run\n  banger image prune --force",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !dryRun && !force && (asJSON || !isTerminal(a.env.In)) {
+				return &usageError{message: "cannot ask whether to remove layers: there is no terminal to ask on", hint: "use --force to remove them without a question, or --dry-run"}
+			}
+			return runImagePrune(cmd.Context(), a, force, dryRun, asJSON)
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be freed")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "write what was freed as JSON; needs --force or --dry-run")
+	return cmd
+}
+
+func runImagePrune(ctx context.Context, a *app, force, dryRun, asJSON bool) error {
+	c, err := a.client(ctx)
+	if err != nil {
+		return err
+	}
+	if !force || dryRun {
+		would, err := c.PruneImages(ctx, api.Prune{DryRun: true})
+		if err != nil {
+			return err
+		}
+		switch {
+		case dryRun && asJSON:
+			return a.writeJSON(would)
+		case dryRun:
+			return a.writeLines(fmt.Sprintf("would remove %d layers and free %s", would.Layers, size.Human(would.Bytes)))
+		}
+		yes, err := a.ask(ctx, fmt.Sprintf("Remove %d layers and free %s?", would.Layers, size.Human(would.Bytes)))
+		if err != nil || !yes {
+			return err
+		}
+	}
+	pruned, err := c.PruneImages(ctx, api.Prune{})
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return a.writeJSON(pruned)
+	}
+	return a.writeLines(fmt.Sprintf("removed %d layers and freed %s", pruned.Layers, size.Human(pruned.Bytes)))
 }
 
 // pull runs what gets an image or kernel, and writes what came of it.

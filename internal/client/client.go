@@ -307,6 +307,13 @@ func (c *Client) Image(ctx context.Context, name string) (api.Image, error) {
 	return image, err
 }
 
+// PruneImages removes what can be fetched again, or says what that would be.
+func (c *Client) PruneImages(ctx context.Context, prune api.Prune) (api.Pruned, error) {
+	var pruned api.Pruned
+	err := c.call(ctx, http.MethodPost, "/v1/images/prune", prune, &pruned)
+	return pruned, err
+}
+
 // DeleteImage deletes one that no VM uses.
 func (c *Client) DeleteImage(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodDelete, "/v1/images/"+url.PathEscape(name), nil, nil)

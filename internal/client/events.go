@@ -45,10 +45,17 @@ func (c *Client) StopVM(ctx context.Context, ref string, stop api.StopVM, report
 	return vm, err
 }
 
-// PullImage gets an image of the catalog.
-func (c *Client) PullImage(ctx context.Context, name string, report progress.Func) (api.Image, error) {
+// ImportImage makes an image of a file or directory on this host.
+func (c *Client) ImportImage(ctx context.Context, request api.ImportImage, report progress.Func) (api.Image, error) {
 	var image api.Image
-	err := c.events(ctx, "/v1/images/pull", api.Pull{Name: name}, &image, report)
+	err := c.events(ctx, "/v1/images/import", request, &image, report)
+	return image, err
+}
+
+// PullImage gets an image of the catalog or of a registry.
+func (c *Client) PullImage(ctx context.Context, pull api.Pull, report progress.Func) (api.Image, error) {
+	var image api.Image
+	err := c.events(ctx, "/v1/images/pull", pull, &image, report)
 	return image, err
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/image"
+	"banger/internal/image/oci"
 	"banger/internal/kernel"
 	"banger/internal/progress"
 	"banger/internal/vm"
@@ -50,8 +51,25 @@ func (c imageCatalog) Get(name string) (api.Image, error) {
 	return c.show(i.API()), nil
 }
 
-func (c imageCatalog) Pull(ctx context.Context, name string, report progress.Func) (api.Image, error) {
-	i, err := c.store.Pull(ctx, name, report)
+func (c imageCatalog) Pull(ctx context.Context, request api.Pull, report progress.Func) (api.Image, error) {
+	pull := func() (image.Image, error) { return c.store.Pull(ctx, request.Name, report) }
+	if oci.IsReference(request.Name) {
+		pull = func() (image.Image, error) { return c.store.PullReference(ctx, request, c.replace, report) }
+	}
+	i, err := pull()
+	if err != nil {
+		return api.Image{}, err
+	}
+	return c.show(i.API()), nil
+}
+
+// replace lets an image take another's place if no VM needs that.
+func (c imageCatalog) replace(name string, publish func() error) error {
+	return c.vms.Unused("image", name, publish)
+}
+
+func (c imageCatalog) Import(ctx context.Context, request api.ImportImage, report progress.Func) (api.Image, error) {
+	i, err := c.store.Import(ctx, request, report)
 	if err != nil {
 		return api.Image{}, err
 	}
@@ -106,8 +124,8 @@ func (c kernelCatalog) Get(name string) (api.Kernel, error) {
 	return c.show(k.Info()), nil
 }
 
-func (c kernelCatalog) Pull(ctx context.Context, name string, report progress.Func) (api.Kernel, error) {
-	k, err := c.store.Pull(ctx, name, report)
+func (c kernelCatalog) Pull(ctx context.Context, request api.Pull, report progress.Func) (api.Kernel, error) {
+	k, err := c.store.Pull(ctx, request.Name, report)
 	if err != nil {
 		return api.Kernel{}, err
 	}

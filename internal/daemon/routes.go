@@ -67,6 +67,23 @@ func catalogRoutes[T any](s *Server, mux *http.ServeMux, noun string, catalog Ca
 		if err := decode(body, &request); err != nil {
 			return nil, err
 		}
-		return catalog.Pull(ctx, request.Name, report)
+		return catalog.Pull(ctx, request, report)
+	}))
+}
+
+func (s *Server) imageRoutes(mux *http.ServeMux) {
+	mux.Handle("POST /v1/images/import", s.events(func(ctx context.Context, _ *http.Request, body []byte, report progress.Func) (any, error) {
+		var request api.ImportImage
+		if err := decode(body, &request); err != nil {
+			return nil, err
+		}
+		return s.ImportImage(ctx, request, report)
+	}))
+	mux.Handle("POST /v1/images/prune", s.answer(func(r *http.Request) (any, error) {
+		var request api.Prune
+		if err := decodeBody(r, &request); err != nil {
+			return nil, err
+		}
+		return s.PruneImages(r.Context(), request.DryRun)
 	}))
 }

@@ -27,7 +27,7 @@ type Catalog[T any] interface {
 	// could be.
 	List(available bool) ([]T, error)
 	Get(name string) (T, error)
-	Pull(ctx context.Context, name string, report progress.Func) (T, error)
+	Pull(ctx context.Context, request api.Pull, report progress.Func) (T, error)
 	// Delete removes one that no VM needs.
 	Delete(ctx context.Context, name string) error
 }
@@ -37,6 +37,9 @@ type Server struct {
 	VMs     *vm.Manager
 	Images  Catalog[api.Image]
 	Kernels Catalog[api.Kernel]
+	// ImportImage and PruneImages are what only images have.
+	ImportImage func(ctx context.Context, request api.ImportImage, report progress.Func) (api.Image, error)
+	PruneImages func(ctx context.Context, dryRun bool) (api.Pruned, error)
 	// About is what GET /v1/daemon answers but for the number of VMs.
 	About api.Daemon
 	// Stop is called once the client has been told that bangerd stops.
@@ -54,6 +57,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	s.daemonRoutes(mux)
 	s.vmRoutes(mux)
+	s.imageRoutes(mux)
 	catalogRoutes(s, mux, "images", s.Images, func(*http.Request) bool { return true })
 	catalogRoutes(s, mux, "kernels", s.Kernels, func(r *http.Request) bool { return r.FormValue("available") == "1" })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -54,7 +54,7 @@ func (f *fakeImages) Get(name string) (api.Image, error) {
 	return api.Image{Name: name}, nil
 }
 
-func (f *fakeImages) Pull(ctx context.Context, name string, report progress.Func) (api.Image, error) {
+func (f *fakeImages) Pull(ctx context.Context, request api.Pull, report progress.Func) (api.Image, error) {
 	report.Step("pulling")
 	f.pulling <- struct{}{}
 	select {

@@ -16,6 +16,7 @@ import (
 
 	"banger/images"
 	"banger/internal/api"
+	"banger/internal/image/oci"
 	"banger/internal/objects"
 	"banger/internal/progress"
 )
@@ -37,6 +38,8 @@ type Manifest struct {
 	Source map[string]string `json:"source"`
 	// Notes are what a user should know, such as what could not be had.
 	Notes []string `json:"notes,omitempty"`
+	// Container is what a container image says about its programs.
+	Container *api.ContainerConfig `json:"container,omitempty"`
 }
 
 // Image is an image in the store.
@@ -59,6 +62,7 @@ func (i Image) API() api.Image {
 	return api.Image{
 		Name: i.Name, Present: true, Digest: i.Digest, Size: i.Size, Created: i.Created,
 		Kernel: i.Kernel, Description: i.Description, Source: i.Source, Notes: i.Notes,
+		Init: i.Init, Container: i.Container,
 	}
 }
 
@@ -68,6 +72,8 @@ type Options struct {
 	Mirror string
 	// TempDir is where trees are built; see [debian.Options].
 	TempDir string
+	// CacheDir is where layers of container images are kept.
+	CacheDir string
 }
 
 // Store keeps images in a directory. It may be used from any goroutine, and by
@@ -76,6 +82,7 @@ type Store struct {
 	dir     string
 	objects *objects.Store[Manifest]
 	catalog map[string]*Recipe
+	blobs   *oci.Blobs
 	options Options
 }
 
@@ -85,7 +92,7 @@ func Open(dir string, options Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{dir: dir, objects: objects.Open[Manifest](dir), catalog: catalog, options: options}, nil
+	return &Store{dir: dir, objects: objects.Open[Manifest](dir), catalog: catalog, options: options, blobs: oci.OpenBlobs(options.CacheDir)}, nil
 }
 
 // Pull returns the image of that name, after building it if it is not in the
@@ -97,6 +104,16 @@ func (s *Store) Pull(ctx context.Context, name string, report progress.Func) (Im
 		return image, nil
 	}
 	recipe := s.catalog[name]
+	if recipe == nil && oci.IsReference(name) {
+		_, as, err := s.referenceName(api.Pull{Name: name})
+		if err != nil {
+			return Image{}, importError("pull", name, err)
+		}
+		if image, err := s.Get(as); err == nil {
+			return image, nil
+		}
+		return s.PullReference(ctx, api.Pull{Name: name}, func(_ string, publish func() error) error { return publish() }, report)
+	}
 	if recipe == nil {
 		return Image{}, s.unknown(name, "the catalog has: "+strings.Join(s.names(), ", "))
 	}

@@ -41,8 +41,41 @@ func (s *Store[M]) Fill(ctx context.Context, name string, build func(ctx context
 	if err := s.removeLeftovers(name); err != nil {
 		return Object[M]{}, err
 	}
-	if err := s.build(ctx, name, build); err != nil {
+	if err := s.build(ctx, name, func(publish func() error) error { return publish() }, build); err != nil {
 		return Object[M]{}, err
+	}
+	return s.Get(name)
+}
+
+// Replace is [Store.Fill] that builds even if the name has an object; what it
+// had is removed unless another name means it. If the name has one when the new
+// one is finished, publish is called through guard, which may refuse.
+func (s *Store[M]) Replace(ctx context.Context, name string, guard func(publish func() error) error, build func(ctx context.Context, tmp string) (M, error)) (Object[M], error) {
+	if err := CheckName(name); err != nil {
+		return Object[M]{}, err
+	}
+	unlock, err := s.lockName(ctx, name)
+	if err != nil {
+		return Object[M]{}, err
+	}
+	defer unlock()
+	if err := s.removeLeftovers(name); err != nil {
+		return Object[M]{}, err
+	}
+	if _, err := s.Get(name); missing(err) {
+		guard = func(publish func() error) error { return publish() }
+	}
+	if err := s.build(ctx, name, guard, build); err != nil {
+		return Object[M]{}, err
+	}
+	unlockStore, err := s.lockStore(ctx)
+	if err != nil {
+		return Object[M]{}, err
+	}
+	err = s.removeUnnamed(name)
+	unlockStore()
+	if err != nil {
+		return Object[M]{}, fmt.Errorf("cannot remove what %q was: %w", name, err)
 	}
 	return s.Get(name)
 }
@@ -57,7 +90,7 @@ func missing(err error) bool {
 const tmpSeparator = "@"
 
 // build makes, and publishes under the name, an object. The name is locked.
-func (s *Store[M]) build(ctx context.Context, name string, build func(context.Context, string) (M, error)) (err error) {
+func (s *Store[M]) build(ctx context.Context, name string, guard func(func() error) error, build func(context.Context, string) (M, error)) (err error) {
 	for _, dir := range []string{s.tmpDir(), s.objectsDir(), s.namesDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("cannot create the directory: %w", err)
@@ -87,10 +120,12 @@ func (s *Store[M]) build(ctx context.Context, name string, build func(context.Co
 		return fmt.Errorf("cannot store %q: %w", name, err)
 	}
 	sum := sha256.Sum256(data)
-	if err := s.publish(ctx, name, tmp, digestPrefix+hex.EncodeToString(sum[:])); err != nil {
-		return fmt.Errorf("cannot store %q: %w", name, err)
-	}
-	return nil
+	return guard(func() error {
+		if err := s.publish(ctx, name, tmp, digestPrefix+hex.EncodeToString(sum[:])); err != nil {
+			return fmt.Errorf("cannot store %q: %w", name, err)
+		}
+		return nil
+	})
 }
 
 // publish moves the finished object in tmp to its place, unless the same one

@@ -3,6 +3,7 @@ package oci
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 
@@ -16,7 +17,7 @@ import (
 func decompress(r io.Reader) (io.ReadCloser, error) {
 	in := bufio.NewReaderSize(r, 256<<10)
 	head, err := in.Peek(6)
-	if err != nil && err != io.EOF { //nolint:errorlint // Peek returns it as it is
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	switch {
@@ -39,7 +40,7 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 		}
 		return io.NopCloser(xr), nil
 	case bytes.HasPrefix(head, []byte("BZh")):
-		return nil, fmt.Errorf("it is compressed with bzip2: pack it anew with gzip, zstd or xz")
+		return nil, errors.New("it is compressed with bzip2: pack it anew with gzip, zstd or xz")
 	}
 	return io.NopCloser(in), nil
 }

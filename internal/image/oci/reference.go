@@ -2,7 +2,6 @@ package oci
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 
@@ -10,8 +9,10 @@ import (
 )
 
 // IsReference tells whether a string names an image in a registry and not one
-// of the catalog or the store, whose names have no '/', ':' or '@'.
-func IsReference(s string) bool { return strings.ContainsAny(s, "/:@") }
+// of the catalog or the store, whose names have no '/', ':' or '@'. A path is none.
+func IsReference(s string) bool {
+	return strings.ContainsAny(s, "/:@") && !strings.HasPrefix(s, ".") && !strings.HasPrefix(s, "/")
+}
 
 // Reference is where an image is in a registry.
 type Reference struct {
@@ -71,11 +72,4 @@ func isLoopback(host string) bool {
 	}
 	address, err := netip.ParseAddr(host)
 	return err == nil && address.IsLoopback()
-}
-
-func hostname(hostport string) string {
-	if host, _, err := net.SplitHostPort(hostport); err == nil {
-		return host
-	}
-	return strings.Trim(hostport, "[]")
 }

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -42,8 +43,8 @@ func (d *dentry) path() string {
 		parts = append(parts, d.name)
 	}
 	var b strings.Builder
-	for i := len(parts) - 1; i >= 0; i-- {
-		b.WriteString(parts[i])
+	for i, part := range slices.Backward(parts) {
+		b.WriteString(part)
 		if i > 0 {
 			b.WriteByte('/')
 		}
@@ -81,7 +82,7 @@ func newTree() *tree {
 // root whether they begin with a slash or not.
 func split(name string) ([]string, error) {
 	if len(name) > maxPath {
-		return nil, fmt.Errorf("a name has %d bytes: %.40q...", len(name), name)
+		return nil, fmt.Errorf("a name has %d bytes and begins with %.40q", len(name), name)
 	}
 	var parts []string
 	for part := range strings.SplitSeq(name, "/") {
@@ -146,7 +147,7 @@ func (t *tree) find(names []string, layer int32, mtime int64, create bool) (*den
 				at = t.root
 			}
 			target := strings.Split(child.ino.target, "/")
-			rest = append(target[:len(target):len(target)], rest...)
+			rest = append(slices.Clip(target), rest...)
 		default:
 			return nil, fmt.Errorf("%q is below %q, which is not a directory", strings.Join(names, "/"), child.path())
 		}

@@ -1,0 +1,270 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/api"
+	"banger/internal/image/ext4"
+	"banger/internal/image/oci"
+	"banger/internal/objects"
+	"banger/internal/progress"
+)
+
+// defaultKernel is what images boot that do not come from the catalog.
+const defaultKernel = "debian-6.12"
+
+// sourceReference and sourceManifest are the keys of a [Manifest]'s source that
+// say what was pulled.
+const (
+	sourceReference = "reference"
+	sourceManifest  = "manifest"
+)
+
+// Guard publishes an image that takes the place of another of its name, or
+// says why it cannot.
+type Guard func(name string, publish func() error) error
+
+// PullReference gets an image from a registry, under the name given or one
+// made of the reference. An image that is there already is what is returned if
+// the registry still means the same by the reference; else it is replaced,
+// through guard.
+func (s *Store) PullReference(ctx context.Context, request api.Pull, guard Guard, report progress.Func) (Image, error) {
+	image, err := s.pullReference(ctx, request, guard, report)
+	if err != nil {
+		return Image{}, importError("pull", request.Name, err)
+	}
+	return image, nil
+}
+
+func (s *Store) pullReference(ctx context.Context, request api.Pull, guard Guard, report progress.Func) (Image, error) {
+	ref, name, err := s.referenceName(request)
+	if err != nil {
+		return Image{}, err
+	}
+	report.Step("asking the registry for " + ref.String())
+	remote, err := oci.Resolve(ctx, ref, request.Insecure)
+	if err != nil {
+		return Image{}, err
+	}
+	if have, err := s.objects.Get(name); err == nil {
+		switch source := have.Manifest.Source; {
+		case source[sourceReference] != ref.String():
+			return Image{}, nameTaken(name, "it is "+orUnknown(source[sourceReference]))
+		case source[sourceManifest] == remote.Digest:
+			return fromObject(have), nil
+		}
+	}
+	if err := os.MkdirAll(s.options.CacheDir, 0o700); err != nil {
+		return Image{}, err
+	}
+	if err := enoughSpace(s.options.CacheDir, remote.Missing(s.blobs)); err != nil {
+		return Image{}, err
+	}
+	object, err := s.objects.Replace(ctx, name, func(publish func() error) error { return guard(name, publish) }, func(ctx context.Context, dir string) (Manifest, error) {
+		container, err := remote.Fetch(ctx, s.blobs, report)
+		if err != nil {
+			return Manifest{}, err
+		}
+		return s.flatten(ctx, container, dir, report)
+	})
+	return fromObject(object), err
+}
+
+// referenceName returns what the image is called in the store.
+func (s *Store) referenceName(request api.Pull) (oci.Reference, string, error) {
+	ref, err := oci.ParseReference(request.Name, request.Insecure)
+	if err != nil {
+		return ref, "", usage(err)
+	}
+	name := request.As
+	if name == "" {
+		name = ref.ImageName()
+	}
+	return ref, name, s.checkNewName(name)
+}
+
+func (s *Store) checkNewName(name string) error {
+	if err := objects.CheckName(name); err != nil {
+		return usage(err)
+	}
+	if s.catalog[name] != nil {
+		return nameTaken(name, "the catalog's image has it")
+	}
+	return nil
+}
+
+// Import makes an image of a file or directory on this host.
+func (s *Store) Import(ctx context.Context, request api.ImportImage, report progress.Func) (Image, error) {
+	image, err := s.importPath(ctx, request, report)
+	if err != nil {
+		return Image{}, importError("import", request.Path, err)
+	}
+	return image, nil
+}
+
+func (s *Store) importPath(ctx context.Context, request api.ImportImage, report progress.Func) (Image, error) {
+	if !filepath.IsAbs(request.Path) {
+		return Image{}, usage(errors.New("the path is not absolute"))
+	}
+	report.Step("reading " + filepath.Base(request.Path))
+	container, err := oci.Import(ctx, request.Path, s.options.CacheDir)
+	if err != nil {
+		return Image{}, err
+	}
+	name := request.Name
+	if name == "" {
+		if ref, err := oci.ParseReference(container.Reference, false); err == nil && container.Reference != "" {
+			name = ref.ImageName()
+		} else {
+			name = nameOfFile(request.Path)
+		}
+	}
+	err = s.checkNewName(name)
+	if _, getErr := s.objects.Get(name); err == nil && getErr == nil {
+		err = nameTaken(name, "there is an image of that name")
+	}
+	if err != nil {
+		return Image{}, errors.Join(err, container.Close())
+	}
+	used := false
+	object, err := s.objects.Fill(ctx, name, func(ctx context.Context, dir string) (Manifest, error) {
+		used = true
+		return s.flatten(ctx, container, dir, report)
+	})
+	if !used {
+		err = errors.Join(err, container.Close())
+	}
+	return fromObject(object), err
+}
+
+// nameOfFile is a file's name without what says how it is packed.
+func nameOfFile(path string) string {
+	name := filepath.Base(path)
+	for _, suffix := range []string{".gz", ".zst", ".xz", ".tgz", ".tar"} {
+		name = strings.TrimSuffix(name, suffix)
+	}
+	return name
+}
+
+// flatten makes the parts of an image in dir, and closes what it is made of.
+func (s *Store) flatten(ctx context.Context, container *oci.Image, dir string, report progress.Func) (m Manifest, err error) {
+	defer func() { err = errors.Join(err, container.Close()) }()
+	report.Step("reading the layers")
+	tree, err := oci.Flatten(ctx, container.Layers)
+	if err != nil {
+		return m, s.dropDamaged(container, err)
+	}
+	// What ext4 adds to the content of files, generously.
+	const perEntry, fixed = 4096 + 512, 64 << 20
+	if err := enoughSpace(dir, tree.Size+int64(tree.Entries)*perEntry+fixed); err != nil {
+		return m, err
+	}
+	stream, out := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		err := tree.WriteTar(ctx, out, ext4.Xattr)
+		out.CloseWithError(err)
+		written <- err
+	}()
+	err = ext4.Write(filepath.Join(dir, rootDisk), &counter{r: stream, report: report})
+	stream.CloseWithError(err)
+	if treeErr := <-written; treeErr != nil && (err == nil || errors.Is(err, treeErr)) {
+		err = treeErr
+	}
+	if err != nil {
+		return m, err
+	}
+	source := map[string]string{
+		"from": container.Kind, sourceReference: container.Reference, sourceManifest: container.Digest,
+		"created": container.Created, "layers": strconv.Itoa(len(container.Layers)), "files": strconv.Itoa(tree.Entries),
+		"imported": time.Now().UTC().Format(time.DateOnly),
+	}
+	for key, value := range source {
+		if value == "" {
+			delete(source, key)
+		}
+	}
+	config := api.ContainerConfig(container.Config)
+	return Manifest{
+		Description: "container image", Kernel: defaultKernel, Init: tree.Init, Source: source, Container: &config,
+	}, nil
+}
+
+// dropDamaged removes layers from the cache if one of them is what is damaged,
+// so that they are downloaded again.
+func (s *Store) dropDamaged(container *oci.Image, err error) error {
+	if damaged, ok := errors.AsType[*oci.DigestError](err); ok && container.Kind == "registry" {
+		return errors.Join(err, s.blobs.Drop(damaged.Want))
+	}
+	return err
+}
+
+// Prune removes what can be fetched again: the cached layers; and what killed
+// processes have left. With dryRun it says what that would be.
+func (s *Store) Prune(ctx context.Context, dryRun bool) (api.Pruned, error) {
+	count, freed, err := s.blobs.Prune(dryRun)
+	if !dryRun {
+		err = errors.Join(err, s.objects.Sweep(ctx))
+	}
+	return api.Pruned{Layers: count, Bytes: freed}, err
+}
+
+func enoughSpace(dir string, need int64) error {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(dir, &stat); err != nil {
+		return fmt.Errorf("cannot measure the free space of %q: %w", dir, err)
+	}
+	if free := int64(stat.Bavail) * stat.Bsize; free < need {
+		return &api.Error{Kind: api.KindNoSpace, Message: fmt.Sprintf("%s has %s free and %s are needed", dir, mebibytes(free), mebibytes(need)), Hint: "free some space; 'banger image prune' says what it would free"}
+	}
+	return nil
+}
+
+func usage(err error) error { return &api.Error{Kind: api.KindUsage, Message: err.Error()} }
+
+func nameTaken(name, why string) error {
+	return &api.Error{Kind: api.KindExists, Message: fmt.Sprintf("the name %q is taken: %s", name, why), Hint: "give it another one with --name"}
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "another image"
+	}
+	return s
+}
+
+// importError tells the user what went wrong.
+func importError(verb, what string, err error) error {
+	shown := &api.Error{Kind: api.KindInternal, Message: fmt.Sprintf("cannot %s %q: %v", verb, what, err)}
+	if known, ok := errors.AsType[*api.Error](err); ok {
+		shown.Kind, shown.Hint = known.Kind, known.Hint
+	}
+	_, platform := errors.AsType[*oci.PlatformError](err)
+	_, damaged := errors.AsType[*oci.DigestError](err)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return &api.Error{Kind: api.KindCanceled, Message: fmt.Sprintf("cannot %s %q: canceled", verb, what)}
+	case errors.Is(err, syscall.ENOSPC):
+		shown.Kind, shown.Hint = api.KindNoSpace, "free some space; 'banger image prune' says what it would free"
+	case errors.Is(err, oci.ErrUnauthorized):
+		shown.Kind, shown.Hint = api.KindState, "'docker login' or 'podman login' makes credentials that banger uses; bangerd reads them where $HOME or $DOCKER_CONFIG say"
+	case errors.Is(err, oci.ErrUnknown), errors.Is(err, os.ErrNotExist):
+		shown.Kind = api.KindNotFound
+	case errors.Is(err, oci.ErrPlainHTTP):
+		shown.Kind, shown.Hint = api.KindState, "--insecure allows it"
+	case platform, damaged, errors.Is(err, oci.ErrTooLarge):
+		shown.Kind = api.KindState
+	}
+	return shown
+}

@@ -1,0 +1,236 @@
+package oci
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// pack makes a layer. Entries are "KIND NAME [MORE]": f content, d, l symbolic
+// link, h hard link.
+func pack(tb testing.TB, entries ...string) []byte {
+	tb.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, e := range entries {
+		f := append(strings.SplitN(e, " ", 3), "")
+		h := &tar.Header{Name: f[1], Mode: 0o644, ModTime: time.Unix(1, 0)}
+		var content string
+		switch f[0] {
+		case "f":
+			h.Typeflag, content = tar.TypeReg, f[2]
+			h.Size = int64(len(content))
+		case "d":
+			h.Typeflag, h.Mode = tar.TypeDir, 0o755
+		case "l":
+			h.Typeflag, h.Linkname = tar.TypeSymlink, f[2]
+		case "h":
+			h.Typeflag, h.Linkname = tar.TypeLink, f[2]
+		case "s": // setuid, with a capability and an owner
+			h.Typeflag, h.Mode, h.Uid, h.Gid = tar.TypeReg, 0o4755, 100000, 7
+			h.PAXRecords = map[string]string{xattrRecord + "security.capability": "\x01\x00\x00\x02\x00", xattrRecord + "trusted.overlay.opaque": "y"}
+		}
+		if err := w.WriteHeader(h); err != nil {
+			tb.Fatal(err)
+		}
+		if _, err := io.WriteString(w, content); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		tb.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func layerOf(data []byte) Layer {
+	sum := sha256.Sum256(data)
+	return Layer{
+		Digest: sha256Prefix + hex.EncodeToString(sum[:]), Size: int64(len(data)),
+		Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil },
+	}
+}
+
+// flat flattens layers, and tells of each name what it is.
+func flat(t *testing.T, layers ...Layer) (map[string]string, error) {
+	t.Helper()
+	tree, err := Flatten(t.Context(), layers)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	if err := tree.WriteTar(t.Context(), &b, nil); err != nil {
+		return nil, err
+	}
+	got := map[string]string{}
+	for tr := tar.NewReader(&b); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return got, nil
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := strings.TrimPrefix(h.Name, "./")
+		if _, twice := got[name]; twice {
+			t.Errorf("%q is there twice", name)
+		}
+		content, err := io.ReadAll(tr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch h.Typeflag {
+		case tar.TypeDir:
+			if name != "" {
+				got[name] = "dir"
+			}
+		case tar.TypeSymlink:
+			got[name] = "-> " + h.Linkname
+		case tar.TypeLink:
+			target, ok := got[strings.TrimPrefix(h.Linkname, "./")]
+			if !ok {
+				t.Errorf("%q links to %q, which did not come before", name, h.Linkname)
+			}
+			got[name] = "=" + target
+		default:
+			got[name] = string(content)
+			if h.Mode != 0o644 {
+				got[name] = fmt.Sprintf("%o %d:%d %q", h.Mode, h.Uid, h.Gid, h.PAXRecords)
+			}
+		}
+	}
+}
+
+func TestFlatten(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name   string
+		layers [][]string
+		want   map[string]string
+	}{
+		{"replaced", [][]string{{"f a one", "f b two"}, {"f a three"}}, map[string]string{"a": "three", "b": "two"}},
+		{"removed", [][]string{{"f d/a one", "f d/b two"}, {"f d/.wh.a "}}, map[string]string{"d/": "dir", "d/b": "two"}},
+		{"removed with what is below", [][]string{{"f d/a one"}, {"f .wh.d "}}, map[string]string{}},
+		{"removal is for lower layers", [][]string{{"f d/a one"}, {"f d/b two", "f .wh.d "}}, map[string]string{"d/": "dir", "d/b": "two"}},
+		{"opaque", [][]string{{"f d/a one", "f d/e/f two"}, {"f d/b three", "f d/.wh..wh..opq "}}, map[string]string{"d/": "dir", "d/b": "three"}},
+		{"dir to file", [][]string{{"f d/a one"}, {"f d two"}}, map[string]string{"d": "two"}},
+		{"file to dir", [][]string{{"f d one"}, {"d d/", "f d/a two"}}, map[string]string{"d/": "dir", "d/a": "two"}},
+		{"below a linked directory", [][]string{{"d usr/lib/", "l lib usr/lib"}, {"f lib/x one"}}, map[string]string{"usr/": "dir", "usr/lib/": "dir", "lib": "-> usr/lib", "usr/lib/x": "one"}},
+		{"a link that leads out", [][]string{{"l out ../../../etc", "f out/passwd x"}}, map[string]string{"out": "-> ../../../etc", "etc/": "dir", "etc/passwd": "x"}},
+		{"absolute", [][]string{{"f /etc/passwd x"}}, map[string]string{"etc/": "dir", "etc/passwd": "x"}},
+		{"hard link", [][]string{{"f a one", "h b a"}}, map[string]string{"a": "one", "b": "=one"}},
+		{"hard link before its target", [][]string{{"h a z", "h b a", "f z one"}}, map[string]string{"a": "one", "b": "=one", "z": "=one"}},
+		{"hard link to a lower layer", [][]string{{"f z one"}, {"h a z"}}, map[string]string{"a": "one", "z": "=one"}},
+		{"hard link outlives its target", [][]string{{"f z one", "h a z"}, {"f z two"}}, map[string]string{"a": "one", "z": "two"}},
+		{"hard link to a lower file that goes", [][]string{{"f z one"}, {"h a z", "f .wh.z "}}, map[string]string{"a": "one"}},
+		{
+			"metadata",
+			[][]string{{"s su"}},
+			map[string]string{"su": `4755 100000:7 map["SCHILY.xattr.security.capability":"\x01\x00\x00\x02\x00"]`},
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var layers []Layer
+			for i, entries := range test.layers {
+				data := pack(t, entries...)
+				if i%2 == 1 {
+					var z bytes.Buffer
+					w := gzip.NewWriter(&z)
+					if _, err := w.Write(data); err != nil {
+						t.Fatal(err)
+					}
+					if err := w.Close(); err != nil {
+						t.Fatal(err)
+					}
+					data = z.Bytes()
+				}
+				layers = append(layers, layerOf(data))
+			}
+			got, err := flat(t, layers...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestFlattenRefuses(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		entries []string
+		want    string
+	}{
+		"dots":              {[]string{"f ../x a"}, "leads out"},
+		"dots within":       {[]string{"f a/../../x a"}, "leads out"},
+		"link to dots":      {[]string{"h x ../../etc/passwd"}, "leads out"},
+		"link to nothing":   {[]string{"h x y"}, "which is not there"},
+		"link to a dir":     {[]string{"d y/", "h x y"}, "the directory"},
+		"below a file":      {[]string{"f x a", "f x/y b"}, "not a directory"},
+		"link in a circle":  {[]string{"l x y", "l y x", "f x/z a"}, "too many links"},
+		"a long name":       {[]string{"f " + strings.Repeat("n", 256) + " a"}, "has 256 bytes"},
+		"removal of itself": {[]string{"f .wh... a"}, "removes nothing"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if _, err := flat(t, layerOf(pack(t, test.entries...))); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got error %v, want one with %q", err, test.want)
+			}
+		})
+	}
+	damaged := layerOf(pack(t, "f a one"))
+	damaged.Digest = sha256Prefix + strings.Repeat("0", 64)
+	_, err := flat(t, damaged)
+	if _, ok := errors.AsType[*DigestError](err); !ok {
+		t.Errorf("a wrong digest: got error %v", err)
+	}
+	if _, err := flat(t, layerOf([]byte(strings.Repeat("no archive ", 100)))); err == nil {
+		t.Error("what is no archive was taken for one")
+	}
+}
+
+func FuzzFlatten(f *testing.F) {
+	f.Add(pack(f, "f a one", "h b a", "l c /", "f c/d x"), pack(f, "f .wh.a ", "f c/.wh..wh..opq ", "h e b"))
+	f.Fuzz(func(t *testing.T, lower, upper []byte) {
+		layers := []Layer{layerOf(lower), layerOf(upper)}
+		tree, err := Flatten(t.Context(), layers)
+		if err != nil || tree.Size > 1<<20 {
+			return
+		}
+		var b bytes.Buffer
+		if err := tree.WriteTar(t.Context(), &b, nil); err != nil {
+			t.Fatalf("what was flattened cannot be written: %v", err)
+		}
+		n := -1 // the root
+		for tr := tar.NewReader(&b); ; n++ {
+			h, err := tr.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("what was written cannot be read: %v", err)
+			}
+			if _, err := split(h.Name); err != nil {
+				t.Error(err)
+			}
+		}
+		if n != tree.Entries {
+			t.Errorf("%d entries were written of %d", n, tree.Entries)
+		}
+	})
+}
