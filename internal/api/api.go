@@ -8,7 +8,7 @@
 //	GET    /v1/vms/{ref}               -> VM
 //	PATCH  /v1/vms/{ref}               SetVM -> VM
 //	DELETE /v1/vms/{ref}               DeleteVM
-//	POST   /v1/vms/{ref}/start         -> events, result VM; returns when the guest's agent is configured
+//	POST   /v1/vms/{ref}/start         StartVM -> events, result VM; returns when the guest's agent is configured
 //	POST   /v1/vms/{ref}/stop          StopVM -> events, result VM
 //	POST   /v1/vms/{ref}/kill          -> VM
 //	GET    /v1/vms/{ref}/hold          Upgrade: banger-hold; an ephemeral VM is deleted when its last holder is gone
@@ -131,8 +131,17 @@ type CreateVM struct {
 	VCPU      int    `json:"vcpu,omitempty"`
 	MemoryMiB int    `json:"memory_mib,omitempty"`
 	DiskBytes int64  `json:"disk_bytes,omitempty"`
+	// VMM is "firecracker" or "qemu" to run it on that alone this time, empty
+	// or "auto" for the choice of the configuration.
+	VMM       string `json:"vmm,omitempty"`
 	Start     bool   `json:"start"`
 	Ephemeral bool   `json:"ephemeral,omitempty"`
+}
+
+// StartVM starts a VM. VMM, if it is not empty, is what runs it this time:
+// "firecracker", "qemu" or "auto".
+type StartVM struct {
+	VMM string `json:"vmm,omitempty"`
 }
 
 // SetVM changes a VM's sizes; zero leaves as is. Applied at the next start.

@@ -12,14 +12,15 @@ import (
 
 // newVMFlags are the flags of the commands that make a VM.
 type newVMFlags struct {
-	name, image string
-	sizing      sizing
+	name, image, vmm string
+	sizing           sizing
 }
 
 func (f *newVMFlags) addTo(a *app, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.name, "name", "", "`NAME` of the VM, 1-63 of a-z, 0-9 and '-' (default: a friendly one)")
 	flags.StringVar(&f.image, "image", "", "`IMAGE` to boot (default: default_image_name of the configuration)")
+	vmmFlag(cmd, &f.vmm)
 	f.sizing.addTo(cmd)
 	completeFlag(cmd, "name", cobra.NoFileCompletions)
 	completeFlag(cmd, "image", a.live(allImages))
@@ -45,7 +46,13 @@ func (f *newVMFlags) request(a *app, cmd *cobra.Command) (api.CreateVM, config.S
 	if image == "" {
 		image = settings.DefaultImage
 	}
-	return api.CreateVM{Name: f.name, Image: image, VCPU: spec.VCPU, MemoryMiB: spec.MemoryMiB, DiskBytes: spec.DiskBytes}, spec, nil
+	return api.CreateVM{Name: f.name, Image: image, VMM: f.vmm, VCPU: spec.VCPU, MemoryMiB: spec.MemoryMiB, DiskBytes: spec.DiskBytes}, spec, nil
+}
+
+// vmmFlag adds --vmm.
+func vmmFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "vmm", "", "run it on this `VMM` this time: firecracker, qemu or auto (default: vmm of the configuration)")
+	completeFlag(cmd, "vmm", cobra.FixedCompletions([]string{"auto", "firecracker", "qemu"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 type vmCreateOptions struct {

@@ -11,7 +11,8 @@ import (
 )
 
 func newVMStart(a *app) *cobra.Command {
-	return &cobra.Command{
+	var request api.StartVM
+	cmd := &cobra.Command{
 		Use:               "start NAME...",
 		Short:             "Start stopped VMs",
 		Long:              "Start stopped VMs and wait until they answer. Several are started side by side,\nand one that fails does not stop the others.",
@@ -24,11 +25,13 @@ func newVMStart(a *app) *cobra.Command {
 				return err
 			}
 			return a.several(cmd.Context(), args, func(ctx context.Context, ref string, report progress.Func) (string, error) {
-				vm, err := c.StartVM(ctx, ref, report)
+				vm, err := c.StartVMOn(ctx, ref, request, report)
 				return vm.Name, err
 			})
 		},
 	}
+	vmmFlag(cmd, &request.VMM)
+	return cmd
 }
 
 // timeoutFlag adds --timeout for a clean stop.

@@ -41,8 +41,12 @@ func (s *Server) vmRoutes(mux *http.ServeMux) {
 		}
 		return s.VMs.Create(ctx, request, report)
 	}))
-	mux.Handle("POST /v1/vms/{ref}/start", s.events(func(ctx context.Context, r *http.Request, _ []byte, report progress.Func) (any, error) {
-		return s.VMs.Start(ctx, r.PathValue("ref"), report)
+	mux.Handle("POST /v1/vms/{ref}/start", s.events(func(ctx context.Context, r *http.Request, body []byte, report progress.Func) (any, error) {
+		var request api.StartVM
+		if err := decode(body, &request); err != nil {
+			return nil, err
+		}
+		return s.VMs.StartOn(ctx, r.PathValue("ref"), request, report)
 	}))
 	mux.Handle("POST /v1/vms/{ref}/stop", s.events(func(ctx context.Context, r *http.Request, body []byte, report progress.Func) (any, error) {
 		var request api.StopVM

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +27,7 @@ import (
 	"banger/internal/version"
 	"banger/internal/vm"
 	"banger/internal/vmm"
+	"banger/internal/vmm/firecracker"
 	"banger/internal/vmm/kvm"
 	"banger/internal/vmm/qemu"
 )
@@ -162,19 +162,14 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 	return &daemon{vms: manager, images: images, kernels: kernels, drivers: drivers, log: log}, nil
 }
 
-// allDrivers are the VMM drivers that the configuration allows, best first.
+// allDrivers are the VMM drivers there are, best first. One that the
+// configuration does not name still adopts what it has started.
 func allDrivers(dirs paths.Dirs, settings config.Config, log *slog.Logger) []vmm.Driver {
-	drivers := []vmm.Driver{
-		qemu.New(qemu.Options{
-			Binary: settings.QEMUBin,
-			KVM:    func(ctx context.Context) kvm.Verdict { return kvm.Probe(ctx, kvmDevice, dirs.Cache) },
-			Log:    log,
-		}),
+	probe := func(ctx context.Context) kvm.Verdict { return kvm.Probe(ctx, kvmDevice, dirs.Cache) }
+	return []vmm.Driver{
+		firecracker.New(firecracker.Options{Binary: settings.FirecrackerBin, KVM: probe, Log: log}),
+		qemu.New(qemu.Options{Binary: settings.QEMUBin, KVM: probe, Log: log}),
 	}
-	if settings.VMM == "auto" {
-		return drivers
-	}
-	return slices.DeleteFunc(drivers, func(d vmm.Driver) bool { return d.Name() != settings.VMM })
 }
 
 const kvmDevice = "/dev/kvm"
@@ -197,7 +192,7 @@ func agentBinary(options Options) string {
 // own. What they may reach is what the configuration says when they start.
 func userNetwork(executable string, load func() (config.Config, error)) vm.Network {
 	return vm.Network{
-		DNS: vm.Gateway, MTU: usernet.MTU,
+		Mode: vmm.NetworkStream, DNS: vm.Gateway, MTU: usernet.MTU,
 		Connect: func(ctx context.Context, link vm.Link) (vmm.NIC, func() error, error) {
 			guest, err := netip.ParsePrefix(link.Address)
 			if err != nil {

@@ -80,7 +80,7 @@ func (m *Manager) Create(ctx context.Context, request api.CreateVM, report progr
 	}
 	if request.Start {
 		op.become(ctx, "start")
-		if startErr := m.start(op, report); startErr != nil {
+		if startErr := m.start(op, request.VMM, report); startErr != nil {
 			if ctx.Err() != nil || errors.Is(startErr, errClosing) {
 				return api.VM{}, startErr
 			}
@@ -106,6 +106,9 @@ func (m *Manager) plan(request api.CreateVM) (store.VM, error) {
 		if err := CheckName(request.Name); err != nil {
 			return store.VM{}, err
 		}
+	}
+	if err := m.checkVMM(request.VMM); err != nil {
+		return store.VM{}, err
 	}
 	settings, err := m.config.Load()
 	if err != nil {

@@ -80,6 +80,7 @@ func newHarness(t *testing.T, adjust ...func(*Config)) *harness {
 		},
 		Network: Network{
 			DNS: Gateway, MTU: 9000,
+			Mode: vmm.NetworkUser,
 			Connect: func(_ context.Context, link Link) (vmm.NIC, func() error, error) {
 				return vmm.NIC{Mode: vmm.NetworkUser, MAC: link.MAC, Address: link.Address, Gateway: link.Gateway}, func() error { return nil }, nil
 			},

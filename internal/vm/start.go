@@ -24,12 +24,20 @@ import (
 // left as it is. When ctx ends before that the start is taken back; later the
 // VM no longer hangs on it.
 func (m *Manager) Start(ctx context.Context, ref string, report progress.Func) (api.VM, error) {
+	return m.StartOn(ctx, ref, api.StartVM{}, report)
+}
+
+// StartOn is [Manager.Start] with a choice of what runs the VM this time.
+func (m *Manager) StartOn(ctx context.Context, ref string, request api.StartVM, report progress.Func) (api.VM, error) {
+	if err := m.checkVMM(request.VMM); err != nil {
+		return api.VM{}, err
+	}
 	op, err := m.begin(ctx, ref, "start", report)
 	if err != nil {
 		return api.VM{}, err
 	}
 	defer op.end()
-	if err := m.start(op, report); err != nil {
+	if err := m.start(op, request.VMM, report); err != nil {
 		return api.VM{}, err
 	}
 	s := m.look(op.entry)
@@ -37,7 +45,7 @@ func (m *Manager) Start(ctx context.Context, ref string, report progress.Func) (
 	return m.show(s)
 }
 
-func (m *Manager) start(op *operation, report progress.Func) (err error) {
+func (m *Manager) start(op *operation, wish string, report progress.Func) (err error) {
 	e := op.entry
 	if m.live(op.ctx, e) != nil {
 		return nil
@@ -49,14 +57,14 @@ func (m *Manager) start(op *operation, report progress.Func) (err error) {
 		return nil
 	}
 	op.phase(api.StateStarting)
-	err = m.attempt(op, report)
+	err = m.attempt(op, wish, report)
 	if errors.Is(err, errNeverAnswered) && op.ctx.Err() == nil && m.live(op.ctx, e) == nil {
 		// A kernel can crash in its first moments, mostly in emulation.
 		// Nothing of the image has run yet: another try can do no harm.
 		name := m.look(e).record.Name
 		m.log.Warn("a guest ended before its agent answered, booting it once more", "vm", name, "error", err)
 		report.Warn(fmt.Sprintf("booting %s once more: %v", name, err))
-		err = m.attempt(op, report)
+		err = m.attempt(op, wish, report)
 	}
 	if err == nil {
 		return m.change(op.ctx, e, func(r *store.VM) { r.Pending, r.LastError = store.PendingNone, "" })
@@ -65,8 +73,8 @@ func (m *Manager) start(op *operation, report progress.Func) (err error) {
 }
 
 // attempt boots a VM and makes its guest known.
-func (m *Manager) attempt(op *operation, report progress.Func) error {
-	machine, err := m.boot(op.ctx, op.entry, report)
+func (m *Manager) attempt(op *operation, wish string, report progress.Func) error {
+	machine, err := m.boot(op.ctx, op.entry, wish, report)
 	if err != nil {
 		return err
 	}
@@ -116,7 +124,7 @@ func (m *Manager) startFailed(op *operation, err error) error {
 }
 
 // boot starts a VMM and records it.
-func (m *Manager) boot(ctx context.Context, e *entry, report progress.Func) (vmm.Machine, error) {
+func (m *Manager) boot(ctx context.Context, e *entry, wish string, report progress.Func) (vmm.Machine, error) {
 	record := m.look(e).record
 	for _, name := range []string{record.Image, record.Kernel} {
 		release, err := m.use(ctx, name)
@@ -129,7 +137,7 @@ func (m *Manager) boot(ctx context.Context, e *entry, report progress.Func) (vmm
 	if err != nil {
 		return nil, err
 	}
-	driver, err := m.driver(ctx)
+	driver, err := m.driver(ctx, wish)
 	if err != nil {
 		return nil, err
 	}
@@ -143,13 +151,10 @@ func (m *Manager) boot(ctx context.Context, e *entry, report progress.Func) (vmm
 		return nil, m.noSpace(fmt.Errorf("cannot create the directory for the VM's sockets: %w", err), fmt.Sprintf("cannot start the VM %q", record.Name))
 	}
 	report.Step("booting")
-	nic, disconnect, err := m.config.Network.Connect(ctx, Link{
-		MAC: record.MAC, Address: record.Address + PrefixLength, Gateway: Gateway, RunDir: spec.RunDir, Log: networkLog(m.config.Dirs.VM(record.ID)),
-	})
+	disconnect, err := m.connect(ctx, driver, record, &spec, report)
 	if err != nil {
 		return nil, err
 	}
-	spec.NIC = &nic
 	machine, err := driver.Boot(ctx, spec)
 	if err != nil {
 		return nil, errors.Join(err, disconnect())
@@ -203,26 +208,6 @@ func (m *Manager) specify(ctx context.Context, e *entry, report progress.Func) (
 			{Path: kernel.Modules, ReadOnly: true},
 		},
 	}, nil
-}
-
-// driver returns the first one that can boot a VM here.
-func (m *Manager) driver(ctx context.Context) (vmm.Driver, error) {
-	var reasons []string
-	for _, driver := range m.config.Drivers {
-		capability := driver.Probe(ctx)
-		if capability.Usable {
-			return driver, nil
-		}
-		reasons = append(reasons, driver.Name()+": "+strings.Join(capability.Reasons, "; "))
-	}
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	return nil, &api.Error{
-		Kind:    api.KindState,
-		Message: "cannot run a VM on this host: " + strings.Join(reasons, "; "),
-		Hint:    "see what is missing with: banger doctor",
-	}
 }
 
 // meet waits for the guest, makes it this VM and gives a new one its files.

@@ -47,6 +47,8 @@ type Kernel struct {
 
 // Network is what the interfaces of guests are connected to.
 type Network struct {
+	// Mode is that of the interfaces that Connect makes.
+	Mode vmm.NetworkMode
 	// DNS is where guests ask for names, MTU what their interfaces get; zero
 	// leaves the usual one.
 	DNS string
@@ -79,7 +81,8 @@ type Records interface {
 type Config struct {
 	Dirs  paths.Dirs
 	Store Records
-	// Drivers in the order of preference: the first usable one boots a VM.
+	// Drivers in the order of preference, which counts for VMs whose driver
+	// nobody names.
 	Drivers []vmm.Driver
 	// Cmdline is added to the kernel command line that the driver makes.
 	Cmdline string

@@ -98,6 +98,9 @@ type Capability struct {
 	Accelerated bool   `json:"accelerated"`
 	Binary      string `json:"binary,omitempty"`
 	Version     string `json:"version,omitempty"`
+	// Networks are the modes of a [NIC] that Boot takes; a driver that names
+	// none runs guests without a network only.
+	Networks []NetworkMode `json:"networks,omitempty"`
 	// Reasons says, in sentences for the user, why it is not usable or not
 	// accelerated.
 	Reasons []string `json:"reasons,omitempty"`

@@ -15,6 +15,7 @@ import (
 	"banger/internal/paths"
 	"banger/internal/store"
 	"banger/internal/vmm"
+	"banger/internal/vmm/firecracker"
 	"banger/internal/vmm/kvm"
 	"banger/internal/vmm/qemu"
 )
@@ -35,8 +36,11 @@ func Deps(dirs paths.Dirs) (doctor.Deps, error) {
 	probe := func(ctx context.Context) kvm.Verdict { return kvm.Probe(ctx, kvm.Device, dirs.Cache) }
 	return doctor.Deps{
 		Dirs: dirs, Config: settings, ConfigErr: configErr,
-		Drivers: []vmm.Driver{qemu.New(qemu.Options{Binary: settings.QEMUBin, KVM: probe, Log: log})},
-		KVM:     probe,
+		Drivers: []vmm.Driver{
+			firecracker.New(firecracker.Options{Binary: settings.FirecrackerBin, KVM: probe, Log: log}),
+			qemu.New(qemu.Options{Binary: settings.QEMUBin, KVM: probe, Log: log}),
+		},
+		KVM: probe,
 		Image: func(_ context.Context, name string) (api.Image, error) {
 			found, err := images.Get(name)
 			if isNotFound(err) {

@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -123,13 +125,19 @@ func finish(reboot bool) {
 			fmt.Fprintf(os.Stderr, "banger: cannot settle %s: %v\n", disk, err)
 		}
 	}
-	how := unix.LINUX_REBOOT_CMD_POWER_OFF
-	if reboot {
-		how = unix.LINUX_REBOOT_CMD_RESTART
-	}
-	if err := unix.Reboot(how); err != nil {
+	if err := unix.Reboot(howToEnd(reboot, "/proc/cmdline")); err != nil {
 		fmt.Fprintf(os.Stderr, "banger: cannot end the guest: %v\n", err)
 	}
+}
+
+// howToEnd is the argument of the call that ends the machine. Some machines
+// are ended by a reboot only: the kernel's arguments say so.
+func howToEnd(reboot bool, cmdline string) int {
+	arguments, err := os.ReadFile(cmdline)
+	if reboot || err == nil && slices.Contains(strings.Fields(string(arguments)), wire.PowerOffByReboot) {
+		return unix.LINUX_REBOOT_CMD_RESTART
+	}
+	return unix.LINUX_REBOOT_CMD_POWER_OFF
 }
 
 // settleTimeout bounds the wait for the last writers: killed processes take a
@@ -226,9 +234,5 @@ func Final(verb string) error {
 	}
 	// Without the agent the file systems are recovered at the next start.
 	unix.Sync()
-	how := unix.LINUX_REBOOT_CMD_POWER_OFF
-	if word == finalReboot {
-		how = unix.LINUX_REBOOT_CMD_RESTART
-	}
-	return errors.Join(err, unix.Reboot(how))
+	return errors.Join(err, unix.Reboot(howToEnd(word == finalReboot, "/proc/cmdline")))
 }

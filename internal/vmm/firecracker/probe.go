@@ -68,6 +68,7 @@ func (d *Driver) probe(ctx context.Context) vmm.Capability {
 		return unusable("%s", reason)
 	}
 	c.Usable, c.Accelerated = true, true
+	c.Networks = []vmm.NetworkMode{vmm.NetworkTAP}
 	return c
 }
 

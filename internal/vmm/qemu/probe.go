@@ -61,6 +61,7 @@ func (d *Driver) probe(ctx context.Context) (found, error) {
 		return unusable("QEMU %s is too old: %d.%d or newer is needed", version.text, minMajor, minMinor)
 	}
 	capability.Usable = true
+	capability.Networks = []vmm.NetworkMode{vmm.NetworkUser, vmm.NetworkStream, vmm.NetworkTAP}
 	verdict := d.options.KVM(ctx)
 	capability.Accelerated = verdict.Working
 	if !verdict.Working {
