@@ -14,7 +14,7 @@
 //	GET    /v1/vms/{ref}/hold          Upgrade: banger-hold; an ephemeral VM is deleted when its last holder is gone
 //	GET    /v1/vms/{ref}/agent         Upgrade: banger-agent; then raw bytes of one agent stream
 //	GET    /v1/vms/{ref}/logs?source=console|vmm&follow=1  -> plain text
-//	GET    /v1/vms/{ref}/ports         -> []wire.Port
+//	GET    /v1/vms/{ref}/ports         -> []Port
 //	GET    /v1/vms/{ref}/stats         -> Stats
 //	GET    /v1/images                  -> []Image; GET /v1/images/{name}, DELETE /v1/images/{name}
 //	POST   /v1/images/pull             Pull -> events, result Image
@@ -97,17 +97,20 @@ const (
 
 // VM is one virtual machine.
 type VM struct {
-	ID        string    `json:"id"` // 12 hex digits
-	Name      string    `json:"name"`
-	State     State     `json:"state"`
-	Image     string    `json:"image"`
-	Kernel    string    `json:"kernel"`
-	VCPU      int       `json:"vcpu"`
-	MemoryMiB int       `json:"memory_mib"`
-	DiskBytes int64     `json:"disk_bytes"` // size of the work disk
-	Address   string    `json:"address"`
-	MAC       string    `json:"mac"`
-	Created   time.Time `json:"created"`
+	ID        string `json:"id"` // 12 hex digits
+	Name      string `json:"name"`
+	State     State  `json:"state"`
+	Image     string `json:"image"`
+	Kernel    string `json:"kernel"`
+	VCPU      int    `json:"vcpu"`
+	MemoryMiB int    `json:"memory_mib"`
+	DiskBytes int64  `json:"disk_bytes"` // size of the work disk
+	Address   string `json:"address"`
+	// Loopback is the address of this host that leads to the guest while it
+	// runs, and what NAME.vm means here.
+	Loopback string    `json:"loopback,omitempty"`
+	MAC      string    `json:"mac"`
+	Created  time.Time `json:"created"`
 	// Ephemeral VMs (--rm) are deleted when nobody holds them any more. One
 	// whose start fails is kept, and is not ephemeral from then on: its logs
 	// say why.
@@ -161,6 +164,17 @@ type StopVM struct {
 // DeleteVM deletes a VM and its disks. A running VM is refused without Force.
 type DeleteVM struct {
 	Force bool `json:"force,omitempty"`
+}
+
+// Port is a TCP port that something in a guest listens on, with how this host
+// gets there.
+type Port struct {
+	wire.Port
+	// Host is an address and port of this host that lead to it, empty if
+	// nothing does: Error says why.
+	Host  string `json:"host,omitempty"`
+	URL   string `json:"url,omitempty"`
+	Error string `json:"error,omitempty"`
 }
 
 // Stats is what a running VM uses. VMM figures are the host's view.

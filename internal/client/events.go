@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"time"
 
-	"banger/internal/agent/wire"
 	"banger/internal/api"
 	"banger/internal/progress"
 )
@@ -72,8 +71,8 @@ func (c *Client) PullKernel(ctx context.Context, name string, report progress.Fu
 }
 
 // Ports the guest listens on.
-func (c *Client) Ports(ctx context.Context, ref string) ([]wire.Port, error) {
-	var ports []wire.Port
+func (c *Client) Ports(ctx context.Context, ref string) ([]api.Port, error) {
+	var ports []api.Port
 	err := c.call(ctx, http.MethodGet, vmPath(ref, "/ports"), nil, &ports)
 	return ports, err
 }

@@ -38,6 +38,8 @@ type Config struct {
 	VMDefaults Request
 	// FileSync is what new VMs get copies of.
 	FileSync []FileSync
+	// DNSPort is the port on 127.0.0.1 where NAME.vm is answered, 0 for none.
+	DNSPort int
 	// Network is what guests may reach.
 	Network NetworkAccess
 }
@@ -50,6 +52,7 @@ type file struct {
 	QEMUBin        *string `toml:"qemu_bin"`
 	VMM            *string `toml:"vmm"`
 	LogLevel       *string `toml:"log_level"`
+	DNSPort        *int64  `toml:"dns_port"`
 	DebianMirror   *string `toml:"debian_mirror"`
 	VMDefaults     struct {
 		VCPU      *int64 `toml:"vcpu"`
@@ -68,9 +71,12 @@ type file struct {
 // maxFile bounds what is read: a configuration is a page of text.
 const maxFile = 1 << 20
 
+// defaultDNSPort is where recipes expect the server.
+const defaultDNSPort = 42069
+
 // Defaults is the configuration of a user who has no file.
 func Defaults(dirs paths.Dirs) Config {
-	return Config{DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto", LogLevel: slog.LevelInfo}
+	return Config{DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto", LogLevel: slog.LevelInfo, DNSPort: defaultDNSPort}
 }
 
 // Load reads the configuration file of dirs. A missing file is the defaults.
@@ -113,6 +119,7 @@ func parse(data []byte, path string, dirs paths.Dirs) (Config, error) {
 		{"vmm", func() error { return setText(&config.VMM, f.VMM, oneOf("auto", "firecracker", "qemu")) }},
 		{"log_level", func() error { return setLevel(&config.LogLevel, f.LogLevel) }},
 		{"debian_mirror", func() error { return setText(&config.DebianMirror, f.DebianMirror, mirror) }},
+		{"dns_port", func() error { return setInt(&config.DNSPort, f.DNSPort, checkPort) }},
 		{"vm_defaults.vcpu", func() error { return setInt(&config.VMDefaults.VCPU, f.VMDefaults.VCPU, CheckVCPU) }},
 		{"vm_defaults.memory_mib", func() error { return setInt(&config.VMDefaults.MemoryMiB, f.VMDefaults.MemoryMiB, CheckMemory) }},
 		{"vm_defaults.disk_size", func() error { return setDisk(&config.VMDefaults.DiskBytes, f.VMDefaults.DiskSize) }},

@@ -32,7 +32,7 @@ func write(t *testing.T, dirs paths.Dirs, text string) {
 func TestLoad(t *testing.T) {
 	t.Parallel()
 	dirs := testDirs(t)
-	defaults := Config{DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto"}
+	defaults := Config{DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto", DNSPort: 42069}
 	got, err := Load(dirs)
 	if err != nil {
 		t.Fatal(err)
@@ -56,6 +56,7 @@ firecracker_bin = "/opt/fc"
 qemu_bin = "~/qemu"
 vmm = "qemu"
 log_level = "debug"
+dns_port = 0
 debian_mirror = "http://mirror.example/debian"
 vm_defaults = {vcpu = 3, memory_mib = 2048, disk_size = "16G"}
 `)
@@ -108,6 +109,7 @@ func TestLoadNamesFileLineAndKey(t *testing.T) {
 		"[vm_defaults]\ndisk_size = -5\n":              {":2: vm_defaults.disk_size: "},
 		"[vm_defaults]\ndisk_size = true\n":            {":2: vm_defaults.disk_size: "},
 		"[vm_defaults]\ndisk_size = \"1M\"\n":          {":2: vm_defaults.disk_size: ", "64M"},
+		"dns_port = 53\n":                              {":1: dns_port: ", "1024"},
 		"[network_access]\nhost = 1\n":                 {":2: network_access.host: "},
 		"[network_access]\nwan = true\n":               {":2: network_access.wan: ", "unknown key"},
 		"[network_access]\nallow = \"10.0.0.0/8\"\n":   {":2: network_access.allow: "},

@@ -55,3 +55,11 @@ func setPrefixes(to *[]netip.Prefix, from []string) error {
 	}
 	return nil
 }
+
+// checkPort takes the number of a port that an ordinary user may have, and 0.
+func checkPort(port int) error {
+	if port != 0 && (port < 1024 || port > 65535) {
+		return fmt.Errorf("%d is not a port from 1024 to 65535, or 0 for none", port)
+	}
+	return nil
+}

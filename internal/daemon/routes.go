@@ -29,7 +29,7 @@ func (s *Server) vmRoutes(mux *http.ServeMux) {
 		return s.VMs.Kill(r.Context(), r.PathValue("ref"))
 	}))
 	mux.Handle("GET /v1/vms/{ref}/ports", s.answer(func(r *http.Request) (any, error) {
-		return s.VMs.Ports(r.Context(), r.PathValue("ref"))
+		return s.ports(r.Context(), r.PathValue("ref"))
 	}))
 	mux.Handle("GET /v1/vms/{ref}/stats", s.answer(func(r *http.Request) (any, error) {
 		return s.VMs.Stats(r.Context(), r.PathValue("ref"))

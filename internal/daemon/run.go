@@ -104,6 +104,7 @@ func Run(ctx context.Context, options Options) (err error) {
 		return err
 	}
 	d.background(ctx, dirs, settings)
+	defer d.serveNames(ctx, settings.DNSPort)()
 	return d.serve(ctx, listener, api.Daemon{
 		Version: version.Version, Build: version.Build(), PID: os.Getpid(), Started: began.UTC().Truncate(time.Millisecond), Socket: dirs.Socket(),
 	})
@@ -157,6 +158,7 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 		},
 		NewHostKey: ssh.NewHostKey,
 		Network:    userNetwork(options.Executable, load),
+		Forward:    forwarder(log),
 		Publish:    publisher(dirs, load, options.Executable),
 	})
 	return &daemon{vms: manager, images: images, kernels: kernels, drivers: drivers, log: log}, nil
@@ -208,7 +210,7 @@ func userNetwork(executable string, load func() (config.Config, error)) vm.Netwo
 			}
 			socket := filepath.Join(link.RunDir, "network.sock")
 			child, err := usernet.Start(ctx, usernet.Options{
-				Executable: executable, Socket: socket, Log: link.Log, Guest: guest, Gateway: gateway,
+				Executable: executable, Socket: socket, Log: link.Log, Name: link.Name, Guest: guest, Gateway: gateway,
 				Policy: usernet.Policy{Host: settings.Network.Host, LAN: settings.Network.LAN, Allow: settings.Network.Allow},
 			})
 			if err != nil {

@@ -47,6 +47,7 @@ type Server struct {
 	Log  *slog.Logger
 
 	streams streams
+	names   names
 }
 
 // maxRequest bounds a request's body.

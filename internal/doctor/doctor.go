@@ -54,6 +54,10 @@ type Deps struct {
 	// Schema looks at the database without changing it, and returns its
 	// version, 0 if there is none, and the one that this banger wants.
 	Schema func(ctx context.Context) (have, want int, err error)
+	// NamesServer asks whose banger answers for NAME.vm at an address of this
+	// host, NamesWired whose the host's resolver asks for it.
+	NamesServer func(ctx context.Context, server string) (owner string, err error)
+	NamesWired  func(ctx context.Context) (owner string, err error)
 	// LookPath finds a program.
 	LookPath func(name string) (string, error)
 }
@@ -68,7 +72,7 @@ func Failed(rows []Row) bool {
 func Run(ctx context.Context, deps Deps) []Row {
 	checks := []func(context.Context, Deps) []Row{
 		architecture, configuration, runtimeDirectory, virtualization, drivers, tools, fetching, imageAndKernel,
-		database, diskSpace, key, shortcut, network, defaults,
+		database, diskSpace, key, shortcut, network, names, defaults,
 	}
 	var rows []Row
 	for _, check := range checks {

@@ -11,6 +11,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/config"
 	"banger/internal/doctor"
+	"banger/internal/network/dns"
 	"banger/internal/paths"
 	"banger/internal/ssh"
 	"banger/internal/sshconfig"
@@ -63,9 +64,11 @@ func healthy(t *testing.T) doctor.Deps {
 		Kernel: func(_ context.Context, name string) (api.Kernel, error) {
 			return api.Kernel{Name: name, Present: true, Size: 1 << 20}, nil
 		},
-		CanFetch: func(context.Context) error { return nil },
-		Schema:   func(context.Context) (int, int, error) { return 3, 3, nil },
-		LookPath: func(name string) (string, error) { return "/bin/" + name, nil },
+		CanFetch:    func(context.Context) error { return nil },
+		Schema:      func(context.Context) (int, int, error) { return 3, 3, nil },
+		NamesServer: func(context.Context, string) (string, error) { return dns.Owner(os.Getuid()), nil },
+		NamesWired:  func(context.Context) (string, error) { return dns.Owner(os.Getuid()), nil },
+		LookPath:    func(name string) (string, error) { return "/bin/" + name, nil },
 	}
 }
 
@@ -85,7 +88,7 @@ func TestHealthy(t *testing.T) {
 	}
 	for _, check := range []string{
 		"architecture", "configuration", "runtime directory", "KVM", "VMM firecracker", "VMM qemu", "host tools", "image building",
-		"default image", "default kernel", "database", "disk space", "ssh key", "ssh shortcut", "network", "VM defaults",
+		"default image", "default kernel", "database", "disk space", "ssh key", "ssh shortcut", "network", "names", "VM defaults",
 	} {
 		if !seen[check] {
 			t.Errorf("no row for %q", check)

@@ -4,13 +4,16 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"banger/internal/agent"
-	"banger/internal/agent/wire"
 	"banger/internal/api"
+	"banger/internal/network/forward"
+	"banger/internal/store"
 )
 
 // running returns the machine of a VM that runs.
@@ -47,20 +50,78 @@ func (m *Manager) DialAgent(ctx context.Context, ref string) (net.Conn, error) {
 	return conn, nil
 }
 
-// Ports returns what the guest listens on.
-func (m *Manager) Ports(ctx context.Context, ref string) ([]wire.Port, error) {
+// portsTimeout is how long a port that has only just appeared may take to be
+// served before it is shown without.
+const portsTimeout = 2 * time.Second
+
+// Ports returns what the guest listens on, and where that is on this host.
+func (m *Manager) Ports(ctx context.Context, ref string) ([]api.Port, error) {
 	s, err := m.running(ref)
 	if err != nil {
 		return nil, err
 	}
-	ports, err := agent.New(s.machine.DialAgent).Ports(ctx)
+	found, err := agent.New(s.machine.DialAgent).Ports(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the ports of VM %q: %w", s.record.Name, err)
 	}
-	if ports == nil { // in JSON, an empty list
-		ports = []wire.Port{}
+	served := map[int]forward.Port{}
+	if s.forwarding != nil {
+		ctx, cancel := context.WithTimeout(ctx, portsTimeout)
+		defer cancel()
+		for _, port := range s.forwarding.Ports(ctx, found) {
+			served[port.Guest] = port
+		}
+	}
+	ports := make([]api.Port, 0, len(found)) // in JSON, an empty list
+	for _, port := range found {
+		shown := api.Port{Port: port}
+		switch at := served[port.Port]; {
+		case at.Err != nil:
+			shown.Error = at.Err.Error()
+		case at.Host.IsValid():
+			shown.Host = at.Host.String()
+		}
+		ports = append(ports, shown)
 	}
 	return ports, nil
+}
+
+// forward begins to serve the ports of a guest that was configured.
+func (m *Manager) forward(e *entry) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.config.Forward == nil || e.machine == nil || e.forwarding != nil {
+		return
+	}
+	address, err := loopback(e.record)
+	if err != nil {
+		m.log.Error("cannot serve the ports of a VM", "vm", e.record.Name, "error", err)
+		return
+	}
+	e.forwarding = m.config.Forward(agent.New(e.machine.DialAgent), address)
+}
+
+// loopback is the address of this host that stands for a VM, for life.
+func loopback(record store.VM) (netip.Addr, error) {
+	guest, err := netip.ParseAddr(record.Address)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("cannot tell the loopback address of VM %q: %w", record.Name, err)
+	}
+	return forward.Address(os.Getuid(), guest)
+}
+
+// Lookup returns the loopback address of the running VM of that name. It is
+// cheap, and true at this moment.
+func (m *Manager) Lookup(name string) (netip.Addr, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.vms {
+		if e.record.Name == name && e.machine != nil && e.phase != api.StateStarting && !e.deleted {
+			address, err := loopback(e.record)
+			return address, err == nil
+		}
+	}
+	return netip.Addr{}, false
 }
 
 // Stats returns what a running VM uses, as the guest and as the host see it.

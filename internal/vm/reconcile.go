@@ -88,6 +88,9 @@ func (m *Manager) claim(ctx context.Context, e *entry) error {
 	m.mu.Lock()
 	e.machine = machine
 	m.mu.Unlock()
+	if s.record.Pending != store.PendingStart { // that one is configured first
+		m.forward(e)
+	}
 	m.watch(ctx, e, machine)
 	m.log.InfoContext(ctx, "adopted a running VM", "vm", s.record.Name, "pid", s.record.Handle.PID)
 	return nil
@@ -119,6 +122,7 @@ func (m *Manager) finishStart(ctx context.Context, e *entry) {
 			err = m.meet(op.ctx, e, machine, progress.Discard) //nolint:contextcheck // an operation's context is its caller's, made anew
 		}
 		if err == nil {
+			m.forward(e)
 			err = m.change(ctx, e, func(r *store.VM) { r.Pending, r.LastError = store.PendingNone, "" })
 		}
 		if err != nil {

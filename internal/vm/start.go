@@ -67,6 +67,7 @@ func (m *Manager) start(op *operation, wish string, report progress.Func) (err e
 		err = m.attempt(op, wish, report)
 	}
 	if err == nil {
+		m.forward(e)
 		return m.change(op.ctx, e, func(r *store.VM) { r.Pending, r.LastError = store.PendingNone, "" })
 	}
 	return m.startFailed(op, err)
@@ -393,6 +394,10 @@ func (m *Manager) ended(ctx context.Context, e *entry, machine vmm.Machine) {
 		return
 	}
 	e.machine = nil
+	if e.forwarding != nil {
+		e.forwarding.Close()
+		e.forwarding = nil
+	}
 	if err := machine.Close(); err != nil {
 		m.log.WarnContext(ctx, "cannot let go of a VMM", "vm", e.record.Name, "error", err)
 	}

@@ -16,16 +16,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"banger/internal/agent"
 	"banger/internal/agent/wire"
 	"banger/internal/api"
 	"banger/internal/config"
 	"banger/internal/disk"
+	"banger/internal/network/forward"
 	"banger/internal/paths"
 	"banger/internal/progress"
 	"banger/internal/store"
@@ -60,11 +63,20 @@ type Network struct {
 
 // Link is one VM's interface.
 type Link struct {
-	MAC string
+	// Name is the VM's.
+	Name, MAC string
 	// Address has the prefix length with it.
 	Address, Gateway string
 	// RunDir is where sockets go, Log what is to be said about it.
 	RunDir, Log string
+}
+
+// Forwarding is a running guest's ports on the host: a [forward.Forwarder].
+type Forwarding interface {
+	// Close ends it at once.
+	Close()
+	// Ports returns what is served, once all of want are or ctx ends.
+	Ports(ctx context.Context, want []wire.Port) []forward.Port
 }
 
 // Records is where VM records are kept: a [store.Store].
@@ -93,6 +105,10 @@ type Config struct {
 	Load func() (config.Config, error)
 	// Network connects guests.
 	Network Network
+	// Forward serves what a running guest listens on at the loopback address
+	// of the VM, until Close. Nil leaves ports unserved. It is called with
+	// locks held, and must not wait.
+	Forward func(guest *agent.Client, loopback netip.Addr) Forwarding
 	// AuthorizedKeys opens guests, NewHostKey makes a guest's identity.
 	AuthorizedKeys func() ([]string, error)
 	NewHostKey     func() (wire.HostKey, error)
@@ -149,6 +165,8 @@ type entry struct {
 	record store.VM
 	// machine is the running VMM, nil if there is none.
 	machine vmm.Machine
+	// forwarding is set while the guest runs, configured.
+	forwarding Forwarding
 	// phase is what an operation is doing to the VM, empty if nothing.
 	phase   api.State
 	deleted bool
@@ -206,6 +224,9 @@ func (m *Manager) Close(ctx context.Context) error {
 	m.wait.Wait()
 	var errs []error
 	for _, e := range m.entries() {
+		if forwarding := m.look(e).forwarding; forwarding != nil {
+			forwarding.Close()
+		}
 		if machine := m.look(e).machine; machine != nil {
 			errs = append(errs, machine.Close())
 		}
@@ -225,14 +246,15 @@ func (m *Manager) entries() []*entry {
 
 // snapshot is a copy of an entry that needs no lock.
 type snapshot struct {
-	record  store.VM
-	machine vmm.Machine
-	state   api.State
+	record     store.VM
+	machine    vmm.Machine
+	forwarding Forwarding
+	state      api.State
 }
 
 // look copies an entry; m.mu is held.
 func (e *entry) look() snapshot {
-	s := snapshot{record: e.record, machine: e.machine, state: e.phase}
+	s := snapshot{record: e.record, machine: e.machine, forwarding: e.forwarding, state: e.phase}
 	if s.state == "" {
 		s.state = api.StateStopped
 		if e.machine != nil {
@@ -259,6 +281,9 @@ func (m *Manager) show(s snapshot) (api.VM, error) {
 	vm := api.VM{
 		ID: r.ID, Name: r.Name, State: s.state, Image: r.Image, Kernel: r.Kernel, VCPU: r.VCPU, MemoryMiB: r.MemoryMiB, DiskBytes: r.DiskBytes,
 		Address: r.Address, MAC: r.MAC, Created: r.Created, Ephemeral: r.Ephemeral, LastError: r.LastError, Dir: dir, DiskUsed: used,
+	}
+	if loopback, err := loopback(r); err == nil {
+		vm.Loopback = loopback.String()
 	}
 	if s.machine != nil {
 		vm.Started, vm.VMM = r.Started, r.Handle

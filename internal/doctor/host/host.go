@@ -12,6 +12,7 @@ import (
 	"banger/internal/doctor"
 	"banger/internal/image"
 	"banger/internal/kernel"
+	"banger/internal/network/dns"
 	"banger/internal/paths"
 	"banger/internal/store"
 	"banger/internal/vmm"
@@ -75,7 +76,9 @@ func Deps(dirs paths.Dirs) (doctor.Deps, error) {
 			schema, err := store.CheckSchema(ctx, dirs.Database())
 			return schema.Version, schema.Want, err
 		},
-		LookPath: disk.FindTool,
+		NamesServer: dns.Ask,
+		NamesWired:  func(ctx context.Context) (string, error) { return dns.Wired(ctx, "/etc/resolv.conf") },
+		LookPath:    disk.FindTool,
 	}, nil
 }
 

@@ -60,14 +60,6 @@ func pids(proc string) []int {
 	return list
 }
 
-func (s *Server) ports(w http.ResponseWriter, _ *http.Request) error {
-	ports, err := listening("/proc")
-	if err != nil {
-		return err
-	}
-	return answer(w, ports)
-}
-
 // listening returns the TCP ports something listens on, by port then address.
 func listening(proc string) ([]wire.Port, error) {
 	var sockets []socket

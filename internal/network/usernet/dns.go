@@ -36,7 +36,7 @@ const (
 var errNoAnswer = errors.New("no DNS server answered")
 
 // listenDNS answers DNS questions on the gateway's address, by asking the
-// host's resolvers. What they answer is not looked into.
+// host's resolvers, names of VMs excepted. What they answer is not looked into.
 func (n *network) listenDNS(ctx context.Context) error {
 	address := tcpip.FullAddress{NIC: nicID, Addr: stackAddr(n.cfg.Gateway), Port: dnsPort}
 	var queue waiter.Queue
@@ -86,7 +86,10 @@ func (n *network) serveDNSPackets(ctx context.Context, conn *gonet.UDPConn) {
 		question := bytes.Clone(buf[:count])
 		n.running.Go(func() {
 			defer func() { <-slots }()
-			answer, err := n.askUDP(ctx, question)
+			answer, err := n.own(question), error(nil)
+			if answer == nil {
+				answer, err = n.askUDP(ctx, question)
+			}
 			if err != nil {
 				n.log.add(err)
 				answer = failure(question)
@@ -134,6 +137,9 @@ func (n *network) answerStream(ctx context.Context, conn net.Conn) error {
 	}
 	if !isQuestion(question) {
 		return errors.New("not a DNS question")
+	}
+	if answer := n.own(question); answer != nil {
+		return writeMessage(conn, answer)
 	}
 	answer, err := n.askTCP(ctx, question)
 	if err != nil {

@@ -96,13 +96,14 @@ func parseArgs(args []string) (Config, error) {
 	flags.SetOutput(io.Discard)
 	guest := flags.String("guest", "", "the guest's address, with prefix length")
 	gateway := flags.String("gateway", "", "the host's address for the guest")
+	name := flags.String("name", "", "the VM's name")
 	host := flags.Bool("host", false, "allow the host's services")
 	lan := flags.Bool("lan", false, "allow private networks")
 	allow := flags.String("allow", "", "networks to allow, separated by commas")
 	if err := flags.Parse(args); err != nil {
 		return Config{}, fmt.Errorf("cannot read the arguments of the network: %w", err)
 	}
-	cfg := Config{Policy: Policy{Host: *host, LAN: *lan}}
+	cfg := Config{Name: *name, Policy: Policy{Host: *host, LAN: *lan}}
 	var err error
 	if cfg.Guest, err = netip.ParsePrefix(*guest); err != nil {
 		return Config{}, fmt.Errorf("cannot read the guest's address: %w", err)

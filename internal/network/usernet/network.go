@@ -49,6 +49,9 @@ type Config struct {
 	Guest   netip.Prefix
 	Gateway netip.Addr
 	Policy  Policy
+	// Name is the VM's: the guest's question about Name.vm is answered with
+	// its own address.
+	Name string
 	// MaxTCP and MaxUDP bound the connections and flows at a time. Zero
 	// means 4096 and 1024.
 	MaxTCP, MaxUDP int

@@ -27,7 +27,9 @@ type Options struct {
 	// Socket is the unix socket the VMM connects to. A stale one is replaced.
 	Socket string
 	// Log gets, at its end, what the process has to say.
-	Log     string
+	Log string
+	// Name is the VM's, for the guest's own questions about NAME.vm.
+	Name    string
 	Guest   netip.Prefix
 	Gateway netip.Addr
 	Policy  Policy
@@ -108,7 +110,7 @@ func awaitReady(ctx context.Context, ready *os.File) error {
 }
 
 func (o Options) args() []string {
-	args := []string{Subcommand, "-guest", o.Guest.String(), "-gateway", o.Gateway.String()}
+	args := []string{Subcommand, "-guest", o.Guest.String(), "-gateway", o.Gateway.String(), "-name", o.Name}
 	if o.Policy.Host {
 		args = append(args, "-host")
 	}

@@ -1,0 +1,54 @@
+package usernet
+
+import (
+	"net/netip"
+	"strings"
+
+	miekg "github.com/miekg/dns"
+
+	"banger/internal/network/dns"
+)
+
+// own answers a question about the names of VMs, and returns nil for all
+// others. A guest can reach itself only, so that its own name is all there is:
+// the addresses that the host has for the others are loopback ones, which would
+// mean the guest itself here. Such a question never leaves the host.
+func (n *network) own(question []byte) []byte {
+	if !ofVMs(question) {
+		return nil
+	}
+	var message miekg.Msg
+	if err := message.Unpack(question); err != nil {
+		return failure(question)
+	}
+	answer := dns.Answer(&message, "", func(name string) (netip.Addr, bool) {
+		return n.cfg.Guest.Addr(), n.cfg.Name != "" && name == n.cfg.Name
+	})
+	answer.RecursionAvailable = true
+	packed, err := answer.Pack()
+	if err != nil {
+		return failure(question)
+	}
+	return packed
+}
+
+// ofVMs says whether a message asks for a name in the zone of VMs. It looks at
+// the bytes, since hardly any question does and parsing each takes time.
+func ofVMs(question []byte) bool {
+	end := questionEnd(question)
+	const tail = len("\x02vm\x00") + 4 // and type and class
+	if end < dnsHeader+tail {
+		return false
+	}
+	// The label before could end in these bytes: lengths are below any letter.
+	return strings.EqualFold(string(question[end-tail:end-4]), "\x02vm\x00") && lastLabel(question[dnsHeader:end-4]) == 2
+}
+
+// lastLabel is the length of a name's last label before the root.
+func lastLabel(name []byte) int {
+	last := 0
+	for at := 0; at < len(name) && name[at] != 0; at += 1 + int(name[at]) {
+		last = int(name[at])
+	}
+	return last
+}
