@@ -63,6 +63,12 @@ func Fetch(ctx context.Context, dir, prefix string, log io.Writer) (err error) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return err
 	}
+	// It has no VMs. Another version's database would be in the way.
+	for _, name := range []string{"banger.db", "banger.db-wal", "banger.db-shm"} {
+		if err := os.RemoveAll(filepath.Join(dir, "banger", name)); err != nil {
+			return err
+		}
+	}
 	// Short: sockets are in it.
 	private, err := os.MkdirTemp("/tmp", "be2e-")
 	if err != nil {
