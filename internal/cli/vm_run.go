@@ -183,6 +183,18 @@ func (a *app) runIn(ctx context.Context, c *client.Client, vm api.VM, p *prepare
 			tools = toolingOf(p)
 		}
 	}
+	if !o.detach {
+		command, ok, err := a.containerCommand(ctx, c, vm, o.command)
+		if err != nil {
+			return err
+		}
+		if ok {
+			if dir != "" {
+				command.dir = dir
+			}
+			return a.runInGuest(ctx, c, vm.ID, guest, command)
+		}
+	}
 	if len(o.command) == 0 {
 		if tools != nil {
 			tools.start(ctx, a, guest)
