@@ -32,6 +32,12 @@ func (m *Manager) Create(ctx context.Context, request api.CreateVM, report progr
 	if record.Name != "" && m.nameTaken(record.Name) {
 		return api.VM{}, nameTaken(record.Name)
 	}
+	if request.Start {
+		// Where no VM can run nothing is fetched, and none is made.
+		if _, err := m.driver(ctx, request.VMM); err != nil {
+			return api.VM{}, err
+		}
+	}
 	// Nothing exists yet while image and kernel are fetched, which can take
 	// minutes. They cannot be deleted from here on.
 	release, err := m.use(ctx, record.Image)
