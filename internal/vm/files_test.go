@@ -133,7 +133,7 @@ func TestFilesAreSyncedOverCrashes(t *testing.T) {
 	for n := 0; ; n++ {
 		h, u := newSyncHarness(t)
 		h.create(t, api.CreateVM{Name: "box"})
-		whole := !h.killedAt(t, n, func() { _, _ = h.Manager.Start(t.Context(), "box", progress.Discard) })
+		whole := !h.killedAt(t, n, func() { _, _ = h.Start(t.Context(), "box", progress.Discard) })
 		if _, err := h.Start(t.Context(), "box", progress.Discard); err != nil {
 			t.Fatal(err)
 		}
