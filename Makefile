@@ -20,9 +20,11 @@ export CGO_ENABLED = 0
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 20
 
-build: ## build the three programs and the manual pages into bin/
+build: ## build the three programs, manual pages and completion into bin/
 	go build -trimpath -buildvcs=false -ldflags '$(ldflags)' -o bin/ ./cmd/...
-	rm -rf bin/man
+	rm -rf bin/man bin/completion
+	mkdir bin/completion
+	for shell in bash zsh fish; do bin/banger completion $$shell >bin/completion/$$shell || exit 1; done
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)} go run -buildvcs=false ./internal/cli/man bin/man
 
 test: ## everything: host packages, lint, unit tests, end-to-end tests on real VMs
@@ -46,9 +48,9 @@ install: build ## install under PREFIX (default ~/.local)
 	install -m 0755 bin/banger-vsock-agent '$(libdir)'
 	install -d '$(sharedir)/man/man1' '$(sharedir)/bash-completion/completions' '$(sharedir)/zsh/site-functions' '$(sharedir)/fish/vendor_completions.d'
 	install -m 0644 bin/man/*.1 '$(sharedir)/man/man1'
-	bin/banger completion bash >'$(sharedir)/bash-completion/completions/banger'
-	bin/banger completion zsh >'$(sharedir)/zsh/site-functions/_banger'
-	bin/banger completion fish >'$(sharedir)/fish/vendor_completions.d/banger.fish'
+	install -m 0644 bin/completion/bash '$(sharedir)/bash-completion/completions/banger'
+	install -m 0644 bin/completion/zsh '$(sharedir)/zsh/site-functions/_banger'
+	install -m 0644 bin/completion/fish '$(sharedir)/fish/vendor_completions.d/banger.fish'
 
 uninstall: ## stop the daemon and remove what install installed; data stays
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' ./scripts/uninstall
