@@ -61,7 +61,7 @@ type file struct {
 		DiskSize any `toml:"disk_size"`
 	} `toml:"vm_defaults"`
 	FileSync []fileSync `toml:"file_sync"`
-	Network struct {
+	Network  struct {
 		Host  *bool    `toml:"host"`
 		LAN   *bool    `toml:"lan"`
 		Allow []string `toml:"allow"`

@@ -53,7 +53,7 @@ func TestListenTable(t *testing.T) {
 func TestWatchPorts(t *testing.T) {
 	t.Parallel()
 	c, _ := newClient(t, "/")
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

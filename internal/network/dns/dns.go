@@ -73,7 +73,7 @@ func Listen(ctx context.Context, port int, owner string, lookup Lookup, log *slo
 		go func() {
 			err := server.ActivateAndServe()
 			if err != nil {
-				log.Error("the DNS server ended", "error", err)
+				log.ErrorContext(ctx, "the DNS server ended", "error", err)
 			}
 			failed <- err
 		}()
@@ -133,15 +133,15 @@ func Answer(question *dns.Msg, owner string, lookup Lookup) *dns.Msg {
 		return dns.RR_Header{Name: q.Name, Rrtype: t, Class: dns.ClassINET, Ttl: positive}
 	}
 	label := strings.TrimSuffix(name, "."+Zone)
-	switch {
-	case name == Zone:
+	switch name {
+	case Zone:
 		if asks(dns.TypeSOA) {
 			answer.Answer = append(answer.Answer, soa())
 		}
 		if asks(dns.TypeNS) {
 			answer.Answer = append(answer.Answer, &dns.NS{Hdr: header(dns.TypeNS), Ns: soaServer})
 		}
-	case name == Probe:
+	case Probe:
 		if asks(dns.TypeTXT) {
 			answer.Answer = append(answer.Answer, &dns.TXT{Hdr: header(dns.TypeTXT), Txt: []string{owner}})
 		}

@@ -50,10 +50,11 @@ func TestAnswer(t *testing.T) {
 			question.Question[0].Qclass = test.class
 		}
 		answer := Answer(question, "me", lookup)
-		var data string
+		var all []string
 		for _, record := range answer.Answer {
-			data += strings.TrimPrefix(record.String(), record.Header().String())
+			all = append(all, strings.TrimPrefix(record.String(), record.Header().String()))
 		}
+		data := strings.Join(all, " ")
 		soa := len(answer.Ns) == 1 && answer.Ns[0].Header().Rrtype == dns.TypeSOA
 		if answer.Rcode != test.code || data != test.want || soa != test.soa || answer.Id != question.Id || !answer.Response {
 			t.Errorf("%s %s: got\n%v", test.name, dns.TypeToString[test.qtype], answer)

@@ -52,7 +52,7 @@ func newGuest(t *testing.T) *guest {
 	t.Helper()
 	g := &guest{next: make(chan struct{}), ports: []wire.Port{}}
 	server := guestagent.New(system{}, slog.New(slog.DiscardHandler))
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func (g *guest) await(t *testing.T, want ...int) []Port {
 // program listens in the "guest" and hands each connection to serve.
 func program(t *testing.T, serve func(*net.TCPConn)) wire.Port {
 	t.Helper()
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func TestResetIsPassedOn(t *testing.T) {
 	})
 	refuses := wire.Port{Address: "127.0.0.1", Port: 1} // gone before it is dialled
 	g.set(refuses, resets, isReset)
-	if at, ok := served1(g, t, resets.Port, isReset.Port); ok {
+	if at, ok := whereOf(t, g, resets.Port, isReset.Port); ok {
 		conn := dial(t, at[0])
 		_, _ = conn.Write([]byte("x"))
 		if _, err := io.ReadAll(conn); !errors.Is(err, syscall.ECONNRESET) {
@@ -286,8 +286,8 @@ func TestResetIsPassedOn(t *testing.T) {
 	}
 }
 
-// served1 waits for ports and returns where they are.
-func served1(g *guest, t *testing.T, ports ...int) ([]netip.AddrPort, bool) {
+// whereOf waits for ports and returns where they are.
+func whereOf(t *testing.T, g *guest, ports ...int) ([]netip.AddrPort, bool) {
 	t.Helper()
 	var want []wire.Port
 	for _, p := range ports {
@@ -368,8 +368,13 @@ func TestPortsAreBounded(t *testing.T) {
 func TestTargets(t *testing.T) {
 	t.Parallel()
 	got := targetsOf([]wire.Port{
-		{Address: "172.16.0.2", Port: 80}, {Address: "0.0.0.0", Port: 80}, {Address: "::", Port: 80},
-		{Address: "::1", Port: 81}, {Address: "nonsense", Port: 82}, {Address: "0.0.0.0", Port: 70000}, {Address: "0.0.0.0", Port: -1},
+		{Address: "172.16.0.2", Port: 80},
+		{Address: "0.0.0.0", Port: 80},
+		{Address: "::", Port: 80},
+		{Address: "::1", Port: 81},
+		{Address: "nonsense", Port: 82},
+		{Address: "0.0.0.0", Port: 70000},
+		{Address: "0.0.0.0", Port: -1},
 	})
 	want := map[int][]string{80: {"127.0.0.1:80", "[::1]:80", "172.16.0.2:80"}, 81: {"[::1]:81"}}
 	if diff := cmp.Diff(want, got); diff != "" {
