@@ -81,7 +81,7 @@ func (m *Manager) connect(ctx context.Context, driver vmm.Driver, record store.V
 		return func() error { return nil }, nil
 	}
 	nic, disconnect, err := m.config.Network.Connect(ctx, Link{
-		MAC: record.MAC, Address: record.Address + PrefixLength, Gateway: Gateway, RunDir: spec.RunDir, Log: networkLog(m.config.Dirs.VM(record.ID)),
+		Name: record.Name, MAC: record.MAC, Address: record.Address + PrefixLength, Gateway: Gateway, RunDir: spec.RunDir, Log: networkLog(m.config.Dirs.VM(record.ID)),
 	})
 	if err != nil {
 		return nil, err
