@@ -70,7 +70,11 @@ func relay(conn *net.TCPConn, stream net.Conn, frames *wire.FrameReader) {
 				}
 			}
 			if err != nil {
-				// The host is gone: so is the connection.
+				// The host is gone: so is the connection. That is no end of
+				// the input, which would be passed on as such.
+				if errors.Is(err, io.EOF) {
+					err = io.ErrUnexpectedEOF
+				}
 				in.End(err)
 				out.Fail(err)
 				_ = conn.SetLinger(0)
