@@ -59,7 +59,7 @@ func (f *fakeImages) Pull(ctx context.Context, request api.Pull, report progress
 	f.pulling <- struct{}{}
 	select {
 	case <-f.goOn:
-		return f.Get(name)
+		return f.Get(request.Name)
 	case <-ctx.Done():
 		return api.Image{}, ctx.Err()
 	}
@@ -256,7 +256,7 @@ func TestClientThatGoesAwayCancels(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		_, err := r.PullImage(ctx, "debian-bookworm", progress.Discard)
+		_, err := r.PullImage(ctx, api.Pull{Name: "debian-bookworm"}, progress.Discard)
 		done <- err
 	}()
 	<-r.images.pulling
