@@ -14,7 +14,7 @@ ldflags = -s -w -X banger/internal/version.Version=$(version) -X banger/internal
 
 export CGO_ENABLED = 0
 
-.PHONY: help build test unit e2e lint install uninstall quickstart bench host-packages clean
+.PHONY: help build test unit e2e lab lab-tools lint install uninstall quickstart bench host-packages clean
 .DEFAULT_GOAL = build
 
 help: ## list the targets
@@ -37,6 +37,13 @@ unit: ## unit tests only: no VM, no network
 # One test binary at a time: it boots real VMs. See test/e2e/README.md.
 e2e: ## end-to-end tests only
 	BANGER_E2E=1 go test -count=1 -v -timeout 40m ./test/e2e
+
+lab-tools: ## fetch the Firecracker that the lab runs, and check its hash
+	./scripts/lab-tools
+
+# See test/lab/README.md.
+lab: ## the real Firecracker, in an emulated host with a KVM that works
+	BANGER_LAB=1 go test -count=1 -v -timeout 40m ./test/lab
 
 lint: ## go vet, and golangci-lint where it is installed
 	go vet ./...

@@ -17,6 +17,7 @@ import (
 	"banger/internal/size"
 	"banger/internal/ssh"
 	"banger/internal/sshconfig"
+	"banger/internal/vmm/firecracker"
 )
 
 func architecture(context.Context, Deps) []Row {
@@ -52,6 +53,14 @@ func virtualization(ctx context.Context, deps Deps) []Row {
 	return []Row{warn("KVM", verdict.Reason+"; VMs are emulated, which works but is slower", verdict.Hint)}
 }
 
+// installHint says where a VMM comes from.
+func installHint(driver string) string {
+	if driver == firecracker.Name {
+		return "few distributions have firecracker: take it from github.com/firecracker-microvm/firecracker/releases, and put it in PATH or set firecracker_bin"
+	}
+	return "sudo apt-get install qemu-system-x86 (Debian, Ubuntu); sudo dnf install qemu-system-x86-core (Fedora); sudo pacman -S qemu-system-x86 (Arch)"
+}
+
 // drivers makes a row for each VMM. One that works is enough, unless the
 // configuration names another.
 func drivers(ctx context.Context, deps Deps) []Row {
@@ -62,7 +71,7 @@ func drivers(ctx context.Context, deps Deps) []Row {
 		found := driver.Probe(ctx)
 		wanted := deps.Config.VMM == "auto" || deps.Config.VMM == name
 		if !found.Usable {
-			row := warn("VMM "+name, "not usable: "+strings.Join(found.Reasons, "; "), "")
+			row := warn("VMM "+name, "not usable: "+strings.Join(found.Reasons, "; "), installHint(name))
 			if deps.Config.VMM == name {
 				row.Status, row.Hint = Fail, "install it, or set vmm = \"auto\" in "+deps.Dirs.ConfigFile()
 			}
@@ -74,7 +83,15 @@ func drivers(ctx context.Context, deps Deps) []Row {
 		if !found.Accelerated {
 			how = "by emulation"
 		}
-		rows = append(rows, pass("VMM "+name, fmt.Sprintf("%s %s, %s", found.Binary, found.Version, how)))
+		detail := fmt.Sprintf("%s %s, %s", found.Binary, found.Version, how)
+		if name == firecracker.Name {
+			detail += fmt.Sprintf(" (%s and newer should work, %s is tested)", firecracker.Oldest, firecracker.Tested)
+			if firecracker.Before(found.Version, firecracker.Sound) {
+				rows = append(rows, warn("VMM "+name, detail+": "+firecracker.Advice, installHint(name)))
+				continue
+			}
+		}
+		rows = append(rows, pass("VMM "+name, detail))
 	}
 	if !usable {
 		rows = append(rows, fail("VMM", "there is none that VMs could run in", "sudo apt-get install qemu-system-x86"))

@@ -54,7 +54,7 @@ func healthy(t *testing.T) doctor.Deps {
 	return doctor.Deps{
 		Dirs: dirs, Config: settings,
 		Drivers: []vmm.Driver{
-			driver{name: "firecracker", found: vmm.Capability{Usable: true, Accelerated: true, Binary: "/fc", Version: "1.0"}},
+			driver{name: "firecracker", found: vmm.Capability{Usable: true, Accelerated: true, Binary: "/fc", Version: "1.16.1"}},
 			driver{name: "qemu", found: vmm.Capability{Usable: true, Accelerated: true, Binary: "/qemu", Version: "9.0"}},
 		},
 		KVM: func(context.Context) kvm.Verdict { return kvm.Verdict{Working: true} },
@@ -212,4 +212,19 @@ func TestChangesNothing(t *testing.T) {
 			t.Errorf("%s was made", dir)
 		}
 	}
+}
+
+func TestOldFirecracker(t *testing.T) {
+	t.Parallel()
+	deps := healthy(t)
+	deps.Drivers = []vmm.Driver{driver{name: "firecracker", found: vmm.Capability{Usable: true, Accelerated: true, Binary: "/fc", Version: "1.12.1"}}}
+	for _, row := range doctor.Run(t.Context(), deps) {
+		if row.Check == "VMM firecracker" {
+			if row.Status != doctor.Warn || !strings.Contains(row.Detail, "CVE-") || row.Hint == "" {
+				t.Errorf("row %+v", row)
+			}
+			return
+		}
+	}
+	t.Error("there is no row of firecracker")
 }

@@ -72,6 +72,8 @@ type host struct {
 	cmd     *exec.Cmd
 	done    chan struct{}
 	console string
+	// What it has booted from, which its own guests can, too.
+	vmlinux, initramfs string
 }
 
 // start boots a host.
@@ -94,7 +96,7 @@ func start(ctx context.Context, o options) (_ *host, err error) {
 			return nil, err
 		}
 	}
-	h := &host{done: make(chan struct{}), console: filepath.Join(o.dir, "console.log")}
+	h := &host{vmlinux: list[0].Vmlinux(), initramfs: initramfs, done: make(chan struct{}), console: filepath.Join(o.dir, "console.log")}
 	socket := filepath.Join(o.dir, "agent.sock")
 	args := []string{
 		// The extended leaves that processors with svm have; "max" ends
@@ -119,7 +121,7 @@ func start(ctx context.Context, o options) (_ *host, err error) {
 	for _, path := range o.readOnly {
 		add(path, ",snapshot=on")
 	}
-	h.cmd = exec.Command("qemu-system-x86_64", args...)
+	h.cmd = exec.CommandContext(ctx, "qemu-system-x86_64", args...)
 	h.cmd.Stdout, h.cmd.Stderr = os.Stderr, os.Stderr
 	if err := h.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("cannot start the lab: %w", err)

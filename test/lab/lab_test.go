@@ -74,8 +74,10 @@ func TestLab(t *testing.T) {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	began := time.Now()
+	images, err := filepath.Glob(filepath.Join(state, "images", "objects", "*", "root.ext4"))
+	need(t, err == nil && len(images) > 0, "an image in "+state)
 	h, err := start(ctx, options{
-		cache: cache, dir: dir, kernels: newKernels(state, t.TempDir()), memory: 5120,
+		cache: cache, dir: dir, kernels: newKernels(state, t.TempDir()), memory: 5120, readOnly: images[:1],
 		agent: build(t, "agent", "build", "-trimpath", "-ldflags=-s -w", "banger/cmd/banger-vsock-agent"),
 	})
 	if err != nil {
@@ -103,6 +105,7 @@ func TestLab(t *testing.T) {
 	}
 	t.Logf("KVM: %s", run(t, "modprobe kvm_amd && modprobe tun && ls -l /dev/kvm /dev/net/tun"))
 	for from, to := range map[string]string{
+		h.vmlinux: "/root/vmlinux", h.initramfs: "/root/initramfs",
 		firecracker: "/usr/local/bin/firecracker",
 		build(t, "firecracker.test", "test", "-c", "banger/internal/vmm/firecracker"): "/root/firecracker.test",
 	} {
@@ -112,6 +115,10 @@ func TestLab(t *testing.T) {
 	}
 	t.Logf("%s", run(t, "firecracker --version | head -1"))
 	t.Run("Contract", func(t *testing.T) {
-		t.Logf("%s", run(t, "cd /root && BANGER_TEST_FIRECRACKER=/usr/local/bin/firecracker ./firecracker.test -test.v -test.run 'Real' -test.timeout 10m"))
+		t.Logf("%s", run(t, "cd /root && BANGER_TEST_FIRECRACKER=/usr/local/bin/firecracker ./firecracker.test -test.v -test.run '^TestReal$' -test.timeout 10m"))
+	})
+	t.Run("Guest", func(t *testing.T) {
+		t.Logf("%s", run(t, "cd /root && BANGER_TEST_FIRECRACKER=/usr/local/bin/firecracker BANGER_TEST_KERNEL=/root/vmlinux BANGER_TEST_INITRAMFS=/root/initramfs "+
+			"BANGER_TEST_IMAGE=/dev/vde BANGER_TEST_MODULES=/dev/vdd ./firecracker.test -test.v -test.run '^TestRealGuest$' -test.timeout 20m"))
 	})
 }

@@ -42,7 +42,7 @@ func decode(body []byte, into any, required ...string) error {
 }
 
 func jsonError(text string) error {
-	return errors.New("An error occurred when deserializing the json body of a request: " + text + ".") //nolint:staticcheck // its words
+	return fault("An error occurred when deserializing the json body of a request: " + text + ".")
 }
 
 func unknownVariant(name, expected string) error {
@@ -77,10 +77,10 @@ func optional(into any, name string) bool {
 // checkID compares the id in a path with that in the body.
 func checkID(path, body string) error {
 	if path == "" || strings.ContainsFunc(path, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
-		return errors.New("API Resource IDs can only contain alphanumeric characters and underscores.") //nolint:staticcheck // its words
+		return fault("API Resource IDs can only contain alphanumeric characters and underscores.")
 	}
 	if path != body {
-		return errors.New("The id from the path does not match the id from the body!") //nolint:staticcheck // its words
+		return fault("The id from the path does not match the id from the body!")
 	}
 	return nil
 }

@@ -60,6 +60,13 @@ type nic struct {
 	MAC string `json:"guest_mac"`
 }
 
+// fault is what Firecracker says of a request that it refuses, word for word.
+type fault string
+
+func (f fault) Error() string { return string(f) }
+
+func faultf(format string, args ...any) error { return fault(fmt.Sprintf(format, args...)) }
+
 func newVM(id string, log io.Writer) *vm {
 	return &vm{id: id, log: log, state: notStarted, config: machine{VCPU: 1, MemoryMiB: 128}}
 }
@@ -95,7 +102,7 @@ func respond(w http.ResponseWriter, status int, body string) {
 
 func (v *vm) handle(method, path string, body []byte) (any, error) {
 	if method == http.MethodPut && len(body) == 0 {
-		return nil, errors.New("Empty PUT request.") //nolint:staticcheck // its words
+		return nil, fault("Empty PUT request.")
 	}
 	resource, id, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch method + " " + resource {
@@ -128,20 +135,20 @@ func (v *vm) handle(method, path string, body []byte) (any, error) {
 	case "PUT actions":
 		return nil, v.action(body)
 	}
-	return nil, fmt.Errorf("Invalid request method and/or path: %s %s.", method, strings.TrimPrefix(path, "/")) //nolint:staticcheck // its words
+	return nil, faultf("Invalid request method and/or path: %s %s.", method, strings.TrimPrefix(path, "/"))
 }
 
 // before is for calls that configure a VM, after for those to one that runs.
 func (v *vm) before(call func() error) error {
 	if v.state != notStarted {
-		return errors.New(tooLate)
+		return fault(tooLate)
 	}
 	return call()
 }
 
 func (v *vm) after(call func() error) error {
 	if v.state == notStarted {
-		return errors.New(tooEarly)
+		return fault(tooEarly)
 	}
 	return call()
 }
@@ -157,10 +164,10 @@ func (v *vm) putMachine(body []byte) error {
 		return err
 	}
 	if m.MemoryMiB == 0 {
-		return errors.New("The memory size (MiB) is either 0, or not a multiple of the configured page size.") //nolint:staticcheck // its words
+		return fault("The memory size (MiB) is either 0, or not a multiple of the configured page size.")
 	}
 	if m.VCPU < 1 || m.VCPU > 32 {
-		return errors.New("The number of vCPUs must be greater than 0, less than 32 and must be 1 or an even number if SMT is enabled.") //nolint:staticcheck // its words
+		return fault("The number of vCPUs must be greater than 0, less than 32 and must be 1 or an even number if SMT is enabled.")
 	}
 	v.config = m.machine
 	return nil
@@ -176,11 +183,11 @@ func (v *vm) putBootSource(body []byte) error {
 		return err
 	}
 	if err := openable(b.Kernel, false); err != nil {
-		return fmt.Errorf("Boot source error: The kernel file cannot be opened: %w", err) //nolint:staticcheck // its words
+		return faultf("Boot source error: The kernel file cannot be opened: %v", err)
 	}
 	if b.Initrd != "" {
 		if err := openable(b.Initrd, false); err != nil {
-			return fmt.Errorf("Boot source error: The initrd file cannot be opened: %w", err) //nolint:staticcheck // its words
+			return faultf("Boot source error: The initrd file cannot be opened: %v", err)
 		}
 	}
 	v.kernel = true
@@ -196,10 +203,10 @@ func (v *vm) putDrive(id string, body []byte) error {
 		return err
 	}
 	if d.Path == "" {
-		return errors.New("Unable to create the block device: Running method expected different backend.") //nolint:staticcheck // its words
+		return fault("Unable to create the block device: Running method expected different backend.")
 	}
 	if err := openable(d.Path, !d.ReadOnly); err != nil {
-		return fmt.Errorf("Unable to create the block device: Virtio backend error: Error manipulating the backing file: %w %s", err, d.Path) //nolint:staticcheck // its words
+		return faultf("Unable to create the block device: Virtio backend error: Error manipulating the backing file: %v %s", err, d.Path)
 	}
 	if d.Cache != "" && d.Cache != "Unsafe" && d.Cache != "Writeback" {
 		return unknownVariant(d.Cache, "`Unsafe` or `Writeback`")
@@ -210,7 +217,7 @@ func (v *vm) putDrive(id string, body []byte) error {
 			return nil
 		}
 		if other.Root && d.Root {
-			return errors.New("A root block device already exists!") //nolint:staticcheck // its words
+			return fault("A root block device already exists!")
 		}
 	}
 	v.drives = append(v.drives, d)
@@ -229,10 +236,10 @@ func (v *vm) patchDrive(id string, body []byte) error {
 		return err
 	}
 	if d.Path == nil {
-		return errors.New("Unable to patch the block device: Running method expected different backend.") //nolint:staticcheck // its words
+		return fault("Unable to patch the block device: Running method expected different backend.")
 	}
 	if err := openable(*d.Path, true); err != nil {
-		return fmt.Errorf("Unable to patch the block device: Error manipulating the backing file: %w", err) //nolint:staticcheck // its words
+		return faultf("Unable to patch the block device: Error manipulating the backing file: %v", err)
 	}
 	return nil
 }
@@ -247,7 +254,7 @@ func (v *vm) putNIC(id string, body []byte) error {
 	}
 	for _, other := range v.nics {
 		if other.ID != n.ID && n.MAC != "" && other.MAC == n.MAC {
-			return fmt.Errorf("Cannot create network device: The MAC address is already in use: %s", n.MAC) //nolint:staticcheck // its words
+			return faultf("Cannot create network device: The MAC address is already in use: %s", n.MAC)
 		}
 	}
 	v.nics = append(v.nics, n)
@@ -272,7 +279,7 @@ func (v *vm) action(body []byte) error {
 
 func (v *vm) start() error {
 	if !v.kernel {
-		return errors.New("Cannot start microvm without kernel configuration.") //nolint:staticcheck // its words
+		return fault("Cannot start microvm without kernel configuration.")
 	}
 	v.state = running
 	if v.vsock != nil {
@@ -290,7 +297,7 @@ func openable(path string, write bool) error {
 	}
 	file, err := os.OpenFile(path, flags, 0)
 	if errors.Is(err, os.ErrNotExist) {
-		return errors.New("No such file or directory (os error 2)") //nolint:staticcheck // its words
+		return fault("No such file or directory (os error 2)")
 	}
 	if err != nil {
 		return err

@@ -1,8 +1,6 @@
 package fctest
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -38,14 +36,14 @@ func (v *vm) putVsock(body []byte) error {
 		return err
 	}
 	if s.CID < 3 {
-		return errors.New("Vsock error: invalid guest CID") //nolint:staticcheck // its words
+		return fault("Vsock error: invalid guest CID")
 	}
 	if v.vsock != nil {
 		_ = v.vsock.listener.Close() // which unlinks
 	}
-	listener, err := new(net.ListenConfig).Listen(context.Background(), "unix", s.Path)
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.Path, Net: "unix"})
 	if err != nil {
-		return fmt.Errorf("Cannot create backend for vsock device: UnixBind(%w)", err) //nolint:staticcheck // its words
+		return faultf("Cannot create backend for vsock device: UnixBind(%v)", err)
 	}
 	v.vsock = newVsock(listener)
 	return nil
