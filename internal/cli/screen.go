@@ -2,6 +2,7 @@ package cli
 
 import (
 	"io"
+	"slices"
 	"unicode"
 	"unicode/utf8"
 )
@@ -37,7 +38,7 @@ const (
 
 // Write never keeps more than the beginning of one character.
 func (s *screen) Write(p []byte) (int, error) {
-	in := append(s.begun, p...)
+	in := slices.Concat(s.begun, p)
 	shown := make([]byte, 0, len(in))
 	for len(in) > 0 && utf8.FullRune(in) {
 		r, n := utf8.DecodeRune(in)
@@ -55,15 +56,16 @@ func (s *screen) Write(p []byte) (int, error) {
 
 // shows takes the next character and says whether it is text.
 func (s *screen) shows(r rune) bool {
-	switch {
-	case r == '\n':
+	switch r {
+	case '\n':
 		s.state = escapeNone
 		return true
-	case r == '\x1b':
+	case '\x1b':
 		s.state = escapeBegun
 		return false
 	}
 	switch s.state {
+	case escapeNone:
 	case escapeBegun:
 		switch {
 		case r == '[':

@@ -88,7 +88,7 @@ func (t *tooling) run(ctx context.Context, a *app, vm api.VM, guest *agent.Clien
 func (t *tooling) look(ctx context.Context, guest *agent.Client) (string, error) {
 	out := &limitedBuffer{max: 64}
 	_, err := capture(ctx, guest, []string{"cat", t.state}, out)
-	if _, ok := errors.AsType[*guestFailure](err); ok {
+	if _, ok := errors.AsType[*guestError](err); ok {
 		return "", nil
 	}
 	return strings.TrimSpace(out.b.String()), err

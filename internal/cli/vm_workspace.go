@@ -203,7 +203,7 @@ func runWorkspaceExport(ctx context.Context, a *app, args []string, output strin
 	}
 	report := func(out io.Writer) error {
 		said, err := capture(ctx, guestOf(c, vm.ID), record.ExportCommand(workspace.Patch), out)
-		if failed, ok := errors.AsType[*guestFailure](err); ok {
+		if failed, ok := errors.AsType[*guestError](err); ok {
 			return fmt.Errorf("cannot export from VM %q: %w", vm.Name, record.ExportError(failed.status, said))
 		}
 		return err
@@ -293,7 +293,7 @@ func runWorkspaceStatus(ctx context.Context, a *app, args []string, asJSON bool)
 	guest := guestOf(c, vm.ID)
 	out := &boundedBuffer{max: 64 << 20}
 	said, err := capture(ctx, guest, record.ExportCommand(workspace.Names), out)
-	if failed, ok := errors.AsType[*guestFailure](err); ok {
+	if failed, ok := errors.AsType[*guestError](err); ok {
 		return fmt.Errorf("cannot compare in VM %q: %w", vm.Name, record.ExportError(failed.status, said))
 	}
 	if err != nil {

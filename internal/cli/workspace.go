@@ -186,14 +186,14 @@ func guestHas(ctx context.Context, guest *agent.Client, name string) (bool, erro
 // maxSaid bounds what is kept of a guest's error output.
 const maxSaid = 4 << 10
 
-// guestFailure is a command in the guest that ended with a status.
-type guestFailure struct {
+// guestError is a command in the guest that ended with a status.
+type guestError struct {
 	command string
 	status  int
 	said    string
 }
 
-func (e *guestFailure) Error() string {
+func (e *guestError) Error() string {
 	return fmt.Sprintf("%s in the guest: %s", e.command, firstOf(e.said, fmt.Sprintf("exit status %d", e.status)))
 }
 
@@ -211,7 +211,7 @@ func capture(ctx context.Context, guest *agent.Client, command []string, out io.
 	}
 	text := strings.TrimSpace(said.b.String())
 	if exit.Code != 0 {
-		return text, &guestFailure{command: command[0], status: exit.Code, said: text}
+		return text, &guestError{command: command[0], status: exit.Code, said: text}
 	}
 	return text, nil
 }

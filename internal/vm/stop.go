@@ -114,7 +114,7 @@ func (m *Manager) claimToEnd(ctx context.Context, e *entry) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), vmm.KillTimeout)
 		defer cancel()
 		err = errors.Join(child.Kill(ctx), child.Close())
-		m.log.Warn("killed a VMM that could not be adopted", "vm", record.Name, "error", claimErr)
+		m.log.WarnContext(ctx, "killed a VMM that could not be adopted", "vm", record.Name, "error", claimErr)
 	}
 	if err != nil && !errors.Is(err, process.ErrGone) {
 		return fmt.Errorf("cannot kill the VM %q: %w", record.Name, err)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -359,7 +360,7 @@ func TestGuestThatDoesNotStopIsKilled(t *testing.T) {
 func TestGuestThatDiesEarly(t *testing.T) {
 	t.Parallel()
 	for _, deaths := range []int{1, 2} {
-		t.Run(fmt.Sprint(deaths), func(t *testing.T) {
+		t.Run(strconv.Itoa(deaths), func(t *testing.T) {
 			t.Parallel()
 			h := newHarness(t)
 			var left atomic.Int32
