@@ -102,7 +102,9 @@ func start(ctx context.Context, o options) (_ *host, err error) {
 		// The extended leaves that processors with svm have; "max" ends
 		// before them, and Firecracker copies what it finds there.
 		"-M", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,+svm,xlevel=0x8000001e,la57=off",
-		"-smp", "2", "-m", fmt.Sprintf("%dM", o.memory), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		// One CPU: KVM patches the kernel's code with each first and last VM,
+		// and QEMU's emulation of several CPUs loses that now and then.
+		"-smp", "1", "-m", fmt.Sprintf("%dM", o.memory), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", list[0].Vmlinux(), "-initrd", initramfs,
 		"-append", "console=ttyS0 quiet reboot=t panic=-1 mitigations=off random.trust_cpu=on cryptomgr.notests",
 		"-serial", "file:" + h.console,

@@ -84,7 +84,12 @@ func TestLab(t *testing.T) {
 		console, _ := os.ReadFile(filepath.Join(dir, "console.log"))
 		t.Fatalf("%v\n%s", err, console)
 	}
-	defer h.stop()
+	defer func() {
+		h.stop()
+		if console, err := os.ReadFile(h.console); err == nil && t.Failed() {
+			t.Logf("the end of the host's console:\n%s", console[max(0, len(console)-8192):])
+		}
+	}()
 	t.Logf("the host answers after %.0f s", time.Since(began).Seconds())
 
 	// Until then systemd tidies up, /tmp for one.

@@ -81,10 +81,13 @@ func (s *System) end(reboot bool) {
 	finish(reboot)
 }
 
-// shuttingDown says whether systemd has got to its last program.
+// shuttingDown says whether systemd has got to its last program, which then
+// becomes the guest's. Before it is "systemd" the first process is this
+// program's own, "init", which must not be taken for that.
 func shuttingDown(proc string) bool {
 	name, err := os.ReadFile(filepath.Join(proc, "1", "comm"))
-	return err == nil && string(name) != "systemd\n"
+	// The kernel keeps 15 bytes of "systemd-shutdown".
+	return err == nil && slices.Contains([]string{"systemd-shutdow", "shutdown"}, strings.TrimSpace(string(name)))
 }
 
 // killAll ends every process but the first and this one.
