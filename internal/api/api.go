@@ -115,9 +115,12 @@ type VM struct {
 	// whose start fails is kept, and is not ephemeral from then on: its logs
 	// say why.
 	Ephemeral bool `json:"ephemeral,omitempty"`
-	// Started, VMM and PID are set while a VMM runs.
-	Started *time.Time  `json:"started,omitempty"`
-	VMM     *vmm.Handle `json:"vmm,omitempty"`
+	// Started, VMM and VMMReason, why it is that one, are set while a VMM runs.
+	Started   *time.Time  `json:"started,omitempty"`
+	VMM       *vmm.Handle `json:"vmm,omitempty"`
+	VMMReason string      `json:"vmm_reason,omitempty"`
+	// VMMChoice is what the VM is to run on, as in [CreateVM].
+	VMMChoice string `json:"vmm_choice,omitempty"`
 	// DiskUsed is what the VM's own files take on the host, in bytes.
 	DiskUsed int64 `json:"disk_used"`
 	// LastError is why the last start failed, empty after one that worked.
@@ -134,25 +137,28 @@ type CreateVM struct {
 	VCPU      int    `json:"vcpu,omitempty"`
 	MemoryMiB int    `json:"memory_mib,omitempty"`
 	DiskBytes int64  `json:"disk_bytes,omitempty"`
-	// VMM is "firecracker" or "qemu" to run it on that alone this time, empty
-	// or "auto" for the choice of the configuration.
+	// VMM is what the VM runs on, now and later: "firecracker", "qemu", or
+	// "auto" for the best that works on the host; empty leaves that to the
+	// configuration.
 	VMM       string `json:"vmm,omitempty"`
 	Start     bool   `json:"start"`
 	Ephemeral bool   `json:"ephemeral,omitempty"`
 }
 
-// StartVM starts a VM. VMM, if it is not empty, is what runs it this time:
-// "firecracker", "qemu" or "auto".
+// StartVM starts a VM. VMM, if it is not empty, is what it runs on from now on,
+// as in [CreateVM].
 type StartVM struct {
 	VMM string `json:"vmm,omitempty"`
 }
 
-// SetVM changes a VM's sizes; zero leaves as is. Applied at the next start.
-// A disk can only grow.
+// SetVM changes a VM's sizes, and what it runs on; zero leaves as is. Applied at
+// the next start. A disk can only grow.
 type SetVM struct {
 	VCPU      int   `json:"vcpu,omitempty"`
 	MemoryMiB int   `json:"memory_mib,omitempty"`
 	DiskBytes int64 `json:"disk_bytes,omitempty"`
+	// VMM is as in [CreateVM].
+	VMM string `json:"vmm,omitempty"`
 }
 
 // StopVM asks for a clean stop. TimeoutSeconds bounds the wait before the VM is

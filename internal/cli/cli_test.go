@@ -73,7 +73,7 @@ func twoVMs() []api.VM {
 		{
 			ID: "0123456789ab", Name: "sandbox", State: api.StateRunning, Image: "debian-bookworm", Kernel: "debian-6.12", VCPU: 2, MemoryMiB: 2048,
 			DiskBytes: 8 << 30, Address: "172.16.0.16", MAC: "06:00:ac:10:00:10", Created: epoch, Started: &started, DiskUsed: 7 << 20, Dir: "/state/vms/0123456789ab",
-			VMM: &vmm.Handle{Driver: "qemu", PID: 4711, StartTime: 99, BootID: "b", RunDir: "/run/vm", Accelerator: "tcg", Version: "7.2.0"},
+			VMM: &vmm.Handle{Driver: "qemu", PID: 4711, StartTime: 99, BootID: "b", RunDir: "/run/vm", Accelerator: "tcg", Version: "7.2.0"}, VMMReason: "firecracker is not installed",
 		},
 		{
 			ID: "abcdef012345", Name: "old", State: api.StateStopped, Image: "debian-bookworm", Kernel: "debian-6.12", VCPU: 1, MemoryMiB: 512,
@@ -137,7 +137,15 @@ func (d *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	})
 	answer("GET /v1/vms", func(*http.Request) (any, error) { return d.vms, nil })
 	answer("GET /v1/vms/{ref}", func(r *http.Request) (any, error) { return d.find(r.PathValue("ref")) })
-	answer("PATCH /v1/vms/{ref}", func(r *http.Request) (any, error) { return d.find(r.PathValue("ref")) })
+	answer("PATCH /v1/vms/{ref}", func(r *http.Request) (any, error) {
+		vm, err := d.find(r.PathValue("ref"))
+		var set api.SetVM
+		if err := json.Unmarshal(body, &set); err != nil {
+			return nil, err
+		}
+		vm.VMMChoice = set.VMM
+		return vm, err
+	})
 	answer("DELETE /v1/vms/{ref}", func(r *http.Request) (any, error) { return d.find(r.PathValue("ref")) })
 	answer("POST /v1/vms/{ref}/kill", func(r *http.Request) (any, error) { return d.find(r.PathValue("ref")) })
 	events("POST /v1/vms", func(r *http.Request, report progress.Func) (any, error) {
@@ -358,7 +366,7 @@ func TestOutput(t *testing.T) {
 		"vm list --json", "ps --json", "vm list -q", "vm show sandbox --json", "vm ports sandbox --json", "vm ports sandbox", "vm stats --json", "vm stats sandbox",
 		"image list --json", "image show debian-bookworm --json", "image pull debian-bookworm", "image pull debian-bookworm --json",
 		"kernel list --json", "kernel list --available --json", "kernel show debian-6.12 --json", "kernel pull debian-6.12",
-		"vm logs sandbox", "vm logs --source vmm sandbox", "vm start old", "vm stop sandbox", "vm kill sandbox", "vm delete -f old", "vm set sandbox --vcpu 4",
+		"vm logs sandbox", "vm logs --source vmm sandbox", "vm start old", "vm stop sandbox", "vm kill sandbox", "vm delete -f old", "vm set sandbox --vcpu 4", "vm set sandbox --vmm firecracker",
 		"vm prune --force", "vm prune --force --json",
 	} {
 		t.Run(strings.ReplaceAll(args, " ", "_"), func(t *testing.T) {
@@ -369,6 +377,21 @@ func TestOutput(t *testing.T) {
 			}
 			golden(t, "output/"+strings.ReplaceAll(args, " ", "_")+".txt", "stdout:\n"+got.out+"stderr:\n"+got.err)
 		})
+	}
+}
+
+func TestShowSaysWhyOnThisVMM(t *testing.T) {
+	t.Parallel()
+	vms := twoVMs()
+	vms[1].VMMChoice = "firecracker"
+	for name, want := range map[string]string{
+		"sandbox": "qemu 7.2.0 (tcg), pid 4711: firecracker is not installed",
+		"old":     "firecracker, at the next start",
+	} {
+		got := run{args: []string{"vm", "show", name}, daemon: &fakeDaemon{vms: vms}}.do(t)
+		if got.code != 0 || !strings.Contains(got.out, want) {
+			t.Errorf("status %d, %q is not in:\n%s", got.code, want, got.out)
+		}
 	}
 }
 

@@ -51,7 +51,7 @@ func (f *newVMFlags) request(a *app, cmd *cobra.Command) (api.CreateVM, config.S
 
 // vmmFlag adds --vmm.
 func vmmFlag(cmd *cobra.Command, to *string) {
-	cmd.Flags().StringVar(to, "vmm", "", "run it on this `VMM` this time: firecracker, qemu or auto (default: vmm of the configuration)")
+	cmd.Flags().StringVar(to, "vmm", "", "`VMM` to run it on, now and later: firecracker, qemu or auto (default: vmm of the configuration)")
 	completeFlag(cmd, "vmm", cobra.FixedCompletions([]string{"auto", "firecracker", "qemu"}, cobra.ShellCompDirectiveNoFileComp))
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/api"
 	"banger/internal/size"
 )
 
@@ -59,11 +60,22 @@ func runVMShow(ctx context.Context, a *app, ref string, asJSON bool) error {
 		rows = append(rows, []cell{text("started"), text(fmt.Sprintf("%s (%s)", vm.Started.Local().Format(time.DateTime), since(*vm.Started, now)))})
 	}
 	if vm.VMM != nil {
-		rows = append(rows, []cell{text("vmm"), text(fmt.Sprintf("%s %s, %s, pid %d", vm.VMM.Driver, vm.VMM.Version, vm.VMM.Accelerator, vm.VMM.PID))})
+		rows = append(rows, []cell{text("vmm"), text(vmmLine(vm))})
+	} else if vm.VMMChoice != "" {
+		rows = append(rows, []cell{text("vmm"), text(vm.VMMChoice + ", at the next start")})
 	}
 	if vm.LastError != "" {
 		rows = append(rows, []cell{text("last error"), {text: oneLine(vm.LastError), style: red}})
 	}
 	rows = append(rows, []cell{text("files"), text(vm.Dir)})
 	return a.writeTable(nil, rows)
+}
+
+// vmmLine says what a VM runs on, and why on that.
+func vmmLine(vm api.VM) string {
+	line := fmt.Sprintf("%s %s (%s), pid %d", vm.VMM.Driver, vm.VMM.Version, vm.VMM.Accelerator, vm.VMM.PID)
+	if vm.VMMReason != "" {
+		line += ": " + oneLine(vm.VMMReason)
+	}
+	return line
 }

@@ -35,6 +35,8 @@ var migrations = []string{
 	) STRICT`,
 	// VMs that are there have never been waiting for files.
 	`ALTER TABLE vm ADD COLUMN files_synced INTEGER NOT NULL DEFAULT 1 CHECK (files_synced IN (0, 1))`,
+	`ALTER TABLE vm ADD COLUMN vmm TEXT NOT NULL DEFAULT '';
+	ALTER TABLE vm ADD COLUMN vmm_reason TEXT NOT NULL DEFAULT ''`,
 }
 
 // NewerError says that a database was written by a newer banger.

@@ -58,6 +58,11 @@ type VM struct {
 	// FilesSynced says that the guest has what file_sync names: it got that at
 	// its first start.
 	FilesSynced bool
+	// VMM is what the VM is to run on: a driver's name, "auto" for the best
+	// that works, or empty for what the configuration says.
+	VMM string
+	// VMMReason is why the last start was on the VMM that it was.
+	VMMReason string
 	// Handle is the claim that a VMM runs, Started when it was booted. Both
 	// are nil for a VM that does not run.
 	Handle  *vmm.Handle
@@ -112,7 +117,7 @@ func open(path, mode string) (*sql.DB, error) {
 }
 
 const columns = `id, name, image, image_digest, kernel, kernel_digest, vcpu, memory_mib, disk_bytes, address, mac, machine_id,
-	host_keys, ephemeral, created, pending, last_error, handle, started, files_synced`
+	host_keys, ephemeral, created, pending, last_error, handle, started, files_synced, vmm, vmm_reason`
 
 // timeFormat is RFC 3339 of one width, so that texts sort as times do.
 const timeFormat = "2006-01-02T15:04:05.000000000Z07:00"
@@ -142,7 +147,8 @@ func scan(rows *sql.Rows) (VM, error) {
 	var keys, created string
 	var handle, started sql.NullString
 	err := rows.Scan(&vm.ID, &vm.Name, &vm.Image, &vm.ImageDigest, &vm.Kernel, &vm.KernelDigest, &vm.VCPU, &vm.MemoryMiB, &vm.DiskBytes,
-		&vm.Address, &vm.MAC, &vm.MachineID, &keys, &vm.Ephemeral, &created, &vm.Pending, &vm.LastError, &handle, &started, &vm.FilesSynced)
+		&vm.Address, &vm.MAC, &vm.MachineID, &keys, &vm.Ephemeral, &created, &vm.Pending, &vm.LastError, &handle, &started, &vm.FilesSynced,
+		&vm.VMM, &vm.VMMReason)
 	if err != nil {
 		return VM{}, err
 	}
@@ -186,6 +192,7 @@ func values(vm VM) ([]any, error) {
 	return []any{
 		vm.ID, vm.Name, vm.Image, vm.ImageDigest, vm.Kernel, vm.KernelDigest, vm.VCPU, vm.MemoryMiB, vm.DiskBytes, vm.Address, vm.MAC, vm.MachineID,
 		string(keys), vm.Ephemeral, vm.Created.UTC().Format(timeFormat), string(vm.Pending), vm.LastError, handle, started, vm.FilesSynced,
+		vm.VMM, vm.VMMReason,
 	}, nil
 }
 

@@ -56,6 +56,7 @@ func TestRecordsSurvive(t *testing.T) {
 	}
 	started := time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)
 	a.Pending, a.Ephemeral, a.LastError, a.Started = PendingNone, true, "why", &started
+	a.VMM, a.VMMReason = "qemu", "because"
 	a.Handle = &vmm.Handle{Driver: "qemu", PID: 7, StartTime: 8, BootID: "b", RunDir: "/run/x", Accelerator: "tcg"}
 	if err := store.Update(ctx, a); err != nil {
 		t.Fatal(err)

@@ -34,7 +34,7 @@ func (m *Manager) Create(ctx context.Context, request api.CreateVM, report progr
 	}
 	if request.Start {
 		// Where no VM can run nothing is fetched, and none is made.
-		if _, err := m.driver(ctx, request.VMM); err != nil {
+		if _, err := m.choose(ctx, request.VMM); err != nil {
 			return api.VM{}, err
 		}
 	}
@@ -86,7 +86,7 @@ func (m *Manager) Create(ctx context.Context, request api.CreateVM, report progr
 	}
 	if request.Start {
 		op.become(ctx, "start")
-		if startErr := m.start(op, request.VMM, report); startErr != nil {
+		if startErr := m.start(op, report); startErr != nil {
 			if ctx.Err() != nil || errors.Is(startErr, errClosing) {
 				return api.VM{}, startErr
 			}
@@ -130,7 +130,7 @@ func (m *Manager) plan(request api.CreateVM) (store.VM, error) {
 	}
 	record := store.VM{
 		Name: request.Name, Image: request.Image, VCPU: sizes.VCPU, MemoryMiB: sizes.MemoryMiB, DiskBytes: sizes.DiskBytes,
-		Ephemeral: request.Ephemeral, Pending: store.PendingCreate, MachineID: randomHex(16),
+		Ephemeral: request.Ephemeral, Pending: store.PendingCreate, MachineID: randomHex(16), VMM: request.VMM,
 	}
 	if record.Image == "" {
 		record.Image = settings.DefaultImage

@@ -30,16 +30,23 @@ func (m *Manager) checkVMM(name string) error {
 	return &api.Error{Kind: api.KindUsage, Message: fmt.Sprintf("cannot run a VM on %q: it is not one of %s", name, strings.Join(names, ", "))}
 }
 
-// driver returns what runs a VM: the one that is wished for, or else named by
-// the configuration, or the first that works here and can be connected to the
-// network.
-func (m *Manager) driver(ctx context.Context, wish string) (vmm.Driver, error) {
+// choice is a driver, with why it is that one, in a few words.
+type choice struct {
+	driver vmm.Driver
+	reason string
+}
+
+// choose returns what runs a VM: the driver that is wished for, or else named
+// by the configuration, or the first that works here and can be connected to
+// the network.
+func (m *Manager) choose(ctx context.Context, wish string) (choice, error) {
+	named := "it was chosen for this VM"
 	if wish == "" {
 		settings, err := m.config.Load()
 		if err != nil {
-			return nil, &api.Error{Kind: api.KindState, Message: err.Error()}
+			return choice{}, &api.Error{Kind: api.KindState, Message: err.Error()}
 		}
-		wish = settings.VMM
+		wish, named = settings.VMM, "the configuration names it"
 	}
 	automatic := wish == "" || wish == auto
 	var reasons []string
@@ -48,24 +55,53 @@ func (m *Manager) driver(ctx context.Context, wish string) (vmm.Driver, error) {
 			continue
 		}
 		capability := driver.Probe(ctx)
-		switch {
-		case !capability.Usable:
-			reasons = append(reasons, driver.Name()+": "+strings.Join(capability.Reasons, "; "))
-		case automatic && !m.connects(capability):
-			reasons = append(reasons, driver.Name()+": there is no network here that it can use")
-		default:
-			m.log.DebugContext(ctx, "chose a VMM", "driver", driver.Name(), "wish", wish, "not", strings.Join(reasons, "; "))
-			return driver, nil
+		if why := m.unfit(driver, capability, automatic); why != "" {
+			reasons = append(reasons, why)
+			continue
 		}
+		switch {
+		case !automatic:
+			reasons = []string{named}
+		case len(reasons) == 0:
+			reasons = []string{"it is the first choice, and works here"}
+		}
+		reason := strings.Join(append(reasons, capability.Reasons...), "; ")
+		m.log.DebugContext(ctx, "chose a VMM", "driver", driver.Name(), "wish", wish, "reason", reason)
+		return choice{driver: driver, reason: reason}, nil
 	}
 	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+		return choice{}, context.Cause(ctx)
 	}
-	return nil, &api.Error{
+	return choice{}, &api.Error{
 		Kind:    api.KindState,
 		Message: "cannot run a VM on this host: " + strings.Join(reasons, "; "),
 		Hint:    "see what is missing with: banger doctor",
 	}
+}
+
+// unfit says why a driver cannot run a VM, if so. One without a network of this
+// host is not chosen automatically.
+func (m *Manager) unfit(driver vmm.Driver, capability vmm.Capability, automatic bool) string {
+	switch {
+	case !capability.Usable:
+		return strings.Join(capability.Reasons, "; ")
+	case automatic && !m.connects(capability):
+		return strings.Join(append([]string{driver.Name() + ": there is no network here that it can use"}, capability.Reasons...), "; ")
+	}
+	return ""
+}
+
+// rechoose records what a VM is to run on.
+func (m *Manager) rechoose(op *operation, wish string) error {
+	if machine := m.live(op.ctx, op.entry); machine != nil && wish != auto && machine.Handle().Driver != wish {
+		name := m.look(op.entry).record.Name
+		return &api.Error{
+			Kind:    api.KindState,
+			Message: fmt.Sprintf("cannot start the VM %q on %s: it runs, on %s", name, wish, machine.Handle().Driver),
+			Hint:    "stop it first: banger vm stop " + name,
+		}
+	}
+	return m.change(op.ctx, op.entry, func(r *store.VM) { r.VMM = wish })
 }
 
 // connects says whether a driver takes the network that there is.

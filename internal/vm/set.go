@@ -10,9 +10,12 @@ import (
 	"banger/internal/store"
 )
 
-// Set changes a VM's sizes; they count from its next start on. A disk only
-// grows.
+// Set changes a VM's sizes and what it runs on; that counts from its next start
+// on. A disk only grows.
 func (m *Manager) Set(ctx context.Context, ref string, request api.SetVM) (api.VM, error) {
+	if err := m.checkVMM(request.VMM); err != nil {
+		return api.VM{}, err
+	}
 	op, err := m.begin(ctx, ref, "set", progress.Discard)
 	if err != nil {
 		return api.VM{}, err
@@ -29,6 +32,9 @@ func (m *Manager) Set(ctx context.Context, ref string, request api.SetVM) (api.V
 	if request.DiskBytes != 0 {
 		updated.DiskBytes = request.DiskBytes
 	}
+	if request.VMM != "" {
+		updated.VMM = request.VMM
+	}
 	if err := checkSizes(updated.VCPU, updated.MemoryMiB, updated.DiskBytes); err != nil {
 		return api.VM{}, err
 	}
@@ -40,7 +46,7 @@ func (m *Manager) Set(ctx context.Context, ref string, request api.SetVM) (api.V
 		}
 	}
 	err = m.change(ctx, op.entry, func(r *store.VM) {
-		r.VCPU, r.MemoryMiB, r.DiskBytes = updated.VCPU, updated.MemoryMiB, updated.DiskBytes
+		r.VCPU, r.MemoryMiB, r.DiskBytes, r.VMM = updated.VCPU, updated.MemoryMiB, updated.DiskBytes, updated.VMM
 	})
 	if err != nil {
 		return api.VM{}, m.noSpace(err, fmt.Sprintf("cannot change the VM %q", record.Name))

@@ -27,7 +27,8 @@ func (m *Manager) Start(ctx context.Context, ref string, report progress.Func) (
 	return m.StartOn(ctx, ref, api.StartVM{}, report)
 }
 
-// StartOn is [Manager.Start] with a choice of what runs the VM this time.
+// StartOn is [Manager.Start] with a choice of what the VM runs on from now on.
+// One that runs on something else is refused.
 func (m *Manager) StartOn(ctx context.Context, ref string, request api.StartVM, report progress.Func) (api.VM, error) {
 	if err := m.checkVMM(request.VMM); err != nil {
 		return api.VM{}, err
@@ -37,7 +38,12 @@ func (m *Manager) StartOn(ctx context.Context, ref string, request api.StartVM, 
 		return api.VM{}, err
 	}
 	defer op.end()
-	if err := m.start(op, request.VMM, report); err != nil {
+	if request.VMM != "" {
+		if err := m.rechoose(op, request.VMM); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
+			return api.VM{}, err
+		}
+	}
+	if err := m.start(op, report); err != nil {
 		return api.VM{}, err
 	}
 	s := m.look(op.entry)
@@ -45,7 +51,7 @@ func (m *Manager) StartOn(ctx context.Context, ref string, request api.StartVM, 
 	return m.show(s)
 }
 
-func (m *Manager) start(op *operation, wish string, report progress.Func) (err error) {
+func (m *Manager) start(op *operation, report progress.Func) (err error) {
 	e := op.entry
 	if m.live(op.ctx, e) != nil {
 		return nil
@@ -57,14 +63,14 @@ func (m *Manager) start(op *operation, wish string, report progress.Func) (err e
 		return nil
 	}
 	op.phase(api.StateStarting)
-	err = m.attempt(op, wish, report)
+	err = m.attempt(op, report)
 	if errors.Is(err, errNeverAnswered) && op.ctx.Err() == nil && m.live(op.ctx, e) == nil {
 		// A kernel can crash in its first moments, mostly in emulation.
 		// Nothing of the image has run yet: another try can do no harm.
 		name := m.look(e).record.Name
 		m.log.Warn("a guest ended before its agent answered, booting it once more", "vm", name, "error", err)
 		report.Warn(fmt.Sprintf("booting %s once more: %v", name, err))
-		err = m.attempt(op, wish, report)
+		err = m.attempt(op, report)
 	}
 	if err == nil {
 		m.forward(e)
@@ -74,8 +80,8 @@ func (m *Manager) start(op *operation, wish string, report progress.Func) (err e
 }
 
 // attempt boots a VM and makes its guest known.
-func (m *Manager) attempt(op *operation, wish string, report progress.Func) error {
-	machine, err := m.boot(op.ctx, op.entry, wish, report)
+func (m *Manager) attempt(op *operation, report progress.Func) error {
+	machine, err := m.boot(op.ctx, op.entry, report)
 	if err != nil {
 		return err
 	}
@@ -125,7 +131,7 @@ func (m *Manager) startFailed(op *operation, err error) error {
 }
 
 // boot starts a VMM and records it.
-func (m *Manager) boot(ctx context.Context, e *entry, wish string, report progress.Func) (vmm.Machine, error) {
+func (m *Manager) boot(ctx context.Context, e *entry, report progress.Func) (vmm.Machine, error) {
 	record := m.look(e).record
 	for _, name := range []string{record.Image, record.Kernel} {
 		release, err := m.use(ctx, name)
@@ -138,25 +144,25 @@ func (m *Manager) boot(ctx context.Context, e *entry, wish string, report progre
 	if err != nil {
 		return nil, err
 	}
-	driver, err := m.driver(ctx, wish)
+	chosen, err := m.choose(ctx, record.VMM)
 	if err != nil {
 		return nil, err
 	}
 	if err := m.clearRun(ctx, record.ID); err != nil {
 		return nil, err
 	}
-	if err := m.change(ctx, e, func(r *store.VM) { r.Pending = store.PendingStart }); err != nil {
+	if err := m.change(ctx, e, func(r *store.VM) { r.Pending, r.VMMReason = store.PendingStart, chosen.reason }); err != nil {
 		return nil, m.noSpace(err, fmt.Sprintf("cannot start the VM %q", record.Name))
 	}
 	if err := os.MkdirAll(spec.RunDir, 0o700); err != nil {
 		return nil, m.noSpace(fmt.Errorf("cannot create the directory for the VM's sockets: %w", err), fmt.Sprintf("cannot start the VM %q", record.Name))
 	}
 	report.Step("booting")
-	disconnect, err := m.connect(ctx, driver, record, &spec, report)
+	disconnect, err := m.connect(ctx, chosen.driver, record, &spec, report)
 	if err != nil {
 		return nil, err
 	}
-	machine, err := driver.Boot(ctx, spec)
+	machine, err := chosen.driver.Boot(ctx, spec)
 	if err != nil {
 		return nil, errors.Join(err, disconnect())
 	}

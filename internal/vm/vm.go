@@ -281,12 +281,13 @@ func (m *Manager) show(s snapshot) (api.VM, error) {
 	vm := api.VM{
 		ID: r.ID, Name: r.Name, State: s.state, Image: r.Image, Kernel: r.Kernel, VCPU: r.VCPU, MemoryMiB: r.MemoryMiB, DiskBytes: r.DiskBytes,
 		Address: r.Address, MAC: r.MAC, Created: r.Created, Ephemeral: r.Ephemeral, LastError: r.LastError, Dir: dir, DiskUsed: used,
+		VMMChoice: r.VMM,
 	}
 	if loopback, err := loopback(r); err == nil {
 		vm.Loopback = loopback.String()
 	}
 	if s.machine != nil {
-		vm.Started, vm.VMM = r.Started, r.Handle
+		vm.Started, vm.VMM, vm.VMMReason = r.Started, r.Handle, r.VMMReason
 	}
 	return vm, nil
 }
