@@ -16,6 +16,9 @@ import (
 )
 
 func main() {
+	// What bangerd and its VMMs make is the user's alone, whatever the umask
+	// of the shell that happened to start it.
+	syscall.Umask(0o077)
 	if err := run(); err != nil {
 		daemon.Report(os.Stderr, err)
 		os.Exit(1)

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -160,23 +161,25 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 		a.complain("canceled", "")
 		return interrupted.status()
 	}
+	help := fmt.Sprintf("see '%s --help'", cmd.CommandPath())
 	if usage, ok := errors.AsType[*usageError](err); ok {
-		hint := usage.hint
-		if hint == "" {
-			hint = fmt.Sprintf("see '%s --help'", cmd.CommandPath())
-		}
-		a.complain(usage.message, hint)
+		a.complain(usage.message, cmp.Or(usage.hint, help))
 		return exitUsage
 	}
 	if answered, ok := errors.AsType[*api.Error](err); ok {
-		a.complain(err.Error(), answered.Hint)
 		if answered.Kind == api.KindUsage {
+			a.complain(err.Error(), cmp.Or(answered.Hint, help))
 			return exitUsage
 		}
+		a.complain(err.Error(), answered.Hint)
 		return exitFailure
 	}
 	if bad, ok := errors.AsType[*config.Error](err); ok {
 		a.complain(bad.Error(), "correct that line, or delete it: every key has a default")
+		return exitFailure
+	}
+	if refused, ok := errors.AsType[*paths.Error](err); ok {
+		a.complain(err.Error(), refused.Hint)
 		return exitFailure
 	}
 	a.complain(err.Error(), "")

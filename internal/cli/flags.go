@@ -37,6 +37,29 @@ func (f sizeFlag) Set(value string) error {
 
 func (f sizeFlag) Type() string { return "SIZE" }
 
+// textFlag is a text that is checked.
+type textFlag struct {
+	to    *string
+	check func(string) error
+}
+
+func (f textFlag) String() string {
+	if f.to == nil {
+		return ""
+	}
+	return *f.to
+}
+
+func (f textFlag) Set(value string) error {
+	if err := f.check(value); err != nil {
+		return err
+	}
+	*f.to = value
+	return nil
+}
+
+func (f textFlag) Type() string { return "string" }
+
 // countFlag is a number of CPUs.
 type countFlag struct{ to *int }
 

@@ -34,6 +34,12 @@ func (f *newVMFlags) request(a *app, cmd *cobra.Command) (api.CreateVM, config.S
 			return api.CreateVM{}, config.Spec{}, usagef("--%s is empty", name)
 		}
 	}
+	// bangerd checks it too; here it is refused before anything is started.
+	if f.name != "" {
+		if err := api.CheckName(f.name); err != nil {
+			return api.CreateVM{}, config.Spec{}, err
+		}
+	}
 	spec, err := a.spec(f.sizing)
 	if err != nil {
 		return api.CreateVM{}, config.Spec{}, err
@@ -51,8 +57,8 @@ func (f *newVMFlags) request(a *app, cmd *cobra.Command) (api.CreateVM, config.S
 
 // vmmFlag adds --vmm.
 func vmmFlag(cmd *cobra.Command, to *string) {
-	cmd.Flags().StringVar(to, "vmm", "", "`VMM` to run it on, now and later: firecracker, qemu or auto (default: vmm of the configuration)")
-	completeFlag(cmd, "vmm", cobra.FixedCompletions([]string{"auto", "firecracker", "qemu"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.Flags().Var(textFlag{to, config.CheckVMM}, "vmm", "`VMM` to run it on, now and later: firecracker, qemu or auto (default: vmm of the configuration)")
+	completeFlag(cmd, "vmm", cobra.FixedCompletions(config.VMMs(), cobra.ShellCompDirectiveNoFileComp))
 }
 
 type vmCreateOptions struct {

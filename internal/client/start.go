@@ -56,8 +56,8 @@ func (l *Launcher) Ensure(ctx context.Context) (api.Daemon, error) {
 }
 
 func (l *Launcher) start(ctx context.Context) (api.Daemon, error) {
-	if err := errors.Join(l.Dirs.MakeRuntime(), l.Dirs.MakeState()); err != nil {
-		return api.Daemon{}, &api.Error{Kind: api.KindState, Message: err.Error()}
+	if err := l.Dirs.Make(); err != nil {
+		return api.Daemon{}, err
 	}
 	program, err := l.Find()
 	if err != nil {

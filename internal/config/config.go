@@ -28,7 +28,7 @@ type Config struct {
 	SSHKeyPath string
 	// FirecrackerBin and QEMUBin are absolute, or empty: look in PATH.
 	FirecrackerBin, QEMUBin string
-	// VMM is "auto", "firecracker" or "qemu".
+	// VMM is one of [VMMs].
 	VMM      string
 	LogLevel slog.Level
 	// DebianMirror is an http or https URL; empty leaves the choice to the
@@ -74,6 +74,9 @@ const maxFile = 1 << 20
 // defaultDNSPort is where recipes expect the server.
 const defaultDNSPort = 42069
 
+// VMMs are what the key vmm and the flag --vmm may name.
+func VMMs() []string { return []string{"auto", "firecracker", "qemu"} }
+
 // Defaults is the configuration of a user who has no file.
 func Defaults(dirs paths.Dirs) Config {
 	return Config{DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto", LogLevel: slog.LevelInfo, DNSPort: defaultDNSPort}
@@ -116,7 +119,7 @@ func parse(data []byte, path string, dirs paths.Dirs) (Config, error) {
 		{"ssh_key_path", func() error { return setPath(&config.SSHKeyPath, f.SSHKeyPath, dirs.Home) }},
 		{"firecracker_bin", func() error { return setPath(&config.FirecrackerBin, f.FirecrackerBin, dirs.Home) }},
 		{"qemu_bin", func() error { return setPath(&config.QEMUBin, f.QEMUBin, dirs.Home) }},
-		{"vmm", func() error { return setText(&config.VMM, f.VMM, oneOf("auto", "firecracker", "qemu")) }},
+		{"vmm", func() error { return setText(&config.VMM, f.VMM, CheckVMM) }},
 		{"log_level", func() error { return setLevel(&config.LogLevel, f.LogLevel) }},
 		{"debian_mirror", func() error { return setText(&config.DebianMirror, f.DebianMirror, mirror) }},
 		{"dns_port", func() error { return setInt(&config.DNSPort, f.DNSPort, checkPort) }},
@@ -207,6 +210,9 @@ func setLevel(to *slog.Level, from *string) error {
 	*to = level
 	return nil
 }
+
+// CheckVMM refuses what is not among [VMMs].
+func CheckVMM(name string) error { return oneOf(VMMs()...)(name) }
 
 func oneOf(allowed ...string) func(string) error {
 	return func(value string) error {

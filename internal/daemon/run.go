@@ -55,7 +55,7 @@ func Run(ctx context.Context, options Options) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(dirs.MakeRuntime(), dirs.MakeState()); err != nil {
+	if err := dirs.Make(); err != nil {
 		return err
 	}
 	settings, err := config.Load(dirs)

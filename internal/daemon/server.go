@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"banger/internal/api"
+	"banger/internal/paths"
 	"banger/internal/progress"
 	"banger/internal/vm"
 )
@@ -209,6 +210,8 @@ func apiError(err error) *api.Error {
 	shown := api.Error{Kind: api.KindInternal}
 	if known := (*api.Error)(nil); errors.As(err, &known) {
 		shown = *known
+	} else if refused := (*paths.Error)(nil); errors.As(err, &refused) {
+		shown.Kind, shown.Hint = api.KindState, refused.Hint
 	} else if errors.Is(err, context.Canceled) {
 		shown.Kind = api.KindCanceled
 	}

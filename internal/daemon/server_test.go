@@ -92,7 +92,7 @@ func newServer(t *testing.T) *running {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(root) })
 	dirs := paths.Dirs{Home: root, Config: filepath.Join(root, "c"), State: filepath.Join(root, "s"), Runtime: filepath.Join(root, "r")}
-	if err := errors.Join(dirs.MakeRuntime(), dirs.MakeState(), os.WriteFile(filepath.Join(root, "disk"), nil, 0o600)); err != nil {
+	if err := errors.Join(dirs.Make(), os.WriteFile(filepath.Join(root, "disk"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	db, err := store.Open(t.Context(), dirs.Database())

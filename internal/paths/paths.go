@@ -5,6 +5,7 @@ package paths
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -85,6 +86,20 @@ func (d Dirs) Lock() string { return filepath.Join(d.Runtime, "bangerd.lock") }
 // Run holds a running VM's sockets.
 func (d Dirs) Run(id string) string { return filepath.Join(d.Runtime, "vm", id) }
 
+// Error is a directory that banger does not use, and what to do about it.
+type Error struct{ Message, Hint string }
+
+func (e *Error) Error() string { return e.Message }
+
+// Make creates the directories that bangerd needs: the runtime directory as
+// [Dirs.MakeRuntime] does it, and the state directory as [Dirs.MakeState].
+func (d Dirs) Make() error {
+	if err := d.MakeRuntime(); err != nil {
+		return err
+	}
+	return d.MakeState()
+}
+
 // maxSocketPath is what fits sun_path (unix(7): 108 bytes with the final NUL).
 const maxSocketPath = 107
 
@@ -94,32 +109,67 @@ const longestSocket = "vm/0123456789ab/network.sock"
 // MakeRuntime creates the runtime directory, and refuses one that is not the
 // user's own and private, or so deep that sockets in it could not be bound.
 func (d Dirs) MakeRuntime() error {
+	const what = "cannot use the runtime directory %q: "
 	if n := len(filepath.Join(d.Runtime, longestSocket)); n > maxSocketPath {
-		return fmt.Errorf("cannot use the runtime directory %q: socket paths in it would have %d bytes and at most %d are allowed; set XDG_RUNTIME_DIR to a shorter path", d.Runtime, n, maxSocketPath)
+		return &Error{
+			Message: fmt.Sprintf(what+"socket paths in it would have %d bytes and at most %d are allowed", d.Runtime, n, maxSocketPath),
+			Hint:    "set XDG_RUNTIME_DIR to a shorter path",
+		}
 	}
 	if err := os.MkdirAll(d.Runtime, 0o700); err != nil {
-		return fmt.Errorf("cannot create the runtime directory: %w", err)
+		return &Error{
+			Message: fmt.Sprintf("cannot create the runtime directory: %v", err),
+			Hint:    "set XDG_RUNTIME_DIR to a directory of yours",
+		}
 	}
 	info, err := os.Lstat(d.Runtime)
 	if err != nil {
 		return fmt.Errorf("cannot look at the runtime directory: %w", err)
 	}
 	if !info.IsDir() {
-		return fmt.Errorf("cannot use the runtime directory %q: it is not a directory", d.Runtime)
+		return &Error{Message: fmt.Sprintf(what+"it is not a directory", d.Runtime), Hint: "remove it, or set XDG_RUNTIME_DIR to a directory of yours"}
 	}
-	if stat := info.Sys().(*syscall.Stat_t); int(stat.Uid) != os.Getuid() {
-		return fmt.Errorf("cannot use the runtime directory %q: it belongs to uid %d, not to you (uid %d); set XDG_RUNTIME_DIR to a directory of yours", d.Runtime, stat.Uid, os.Getuid())
+	if uid := owner(info); uid != os.Getuid() {
+		return &Error{
+			Message: fmt.Sprintf(what+"it belongs to uid %d, not to you (uid %d)", d.Runtime, uid, os.Getuid()),
+			Hint:    "set XDG_RUNTIME_DIR to a directory of yours",
+		}
 	}
 	if perm := info.Mode().Perm(); perm&0o077 != 0 {
-		return fmt.Errorf("cannot use the runtime directory %q: others can enter it (mode %04o); run: chmod 0700 %s", d.Runtime, perm, d.Runtime)
+		return &Error{
+			Message: fmt.Sprintf(what+"others can enter it (mode %04o)", d.Runtime, perm),
+			Hint:    fmt.Sprintf("chmod 0700 '%s'", d.Runtime),
+		}
 	}
 	return nil
 }
 
-// MakeState creates the state directory, private to the user.
+// MakeState creates the state directory, private to the user. One that others
+// can enter is made private: it is banger's own, and there are keys in it.
 func (d Dirs) MakeState() error {
 	if err := os.MkdirAll(d.State, 0o700); err != nil {
-		return fmt.Errorf("cannot create the state directory: %w", err)
+		return &Error{
+			Message: fmt.Sprintf("cannot create the state directory: %v", err),
+			Hint:    "make it possible, or set XDG_STATE_HOME to a directory of yours",
+		}
+	}
+	info, err := os.Stat(d.State)
+	if err != nil {
+		return fmt.Errorf("cannot look at the state directory: %w", err)
+	}
+	if uid := owner(info); uid != os.Getuid() {
+		return &Error{
+			Message: fmt.Sprintf("cannot use the state directory %q: it belongs to uid %d, not to you (uid %d)", d.State, uid, os.Getuid()),
+			Hint:    "set XDG_STATE_HOME to a directory of yours",
+		}
+	}
+	if info.Mode().Perm()&0o077 == 0 {
+		return nil
+	}
+	if err := os.Chmod(d.State, 0o700); err != nil {
+		return fmt.Errorf("cannot make the state directory private: %w", err)
 	}
 	return nil
 }
+
+func owner(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }

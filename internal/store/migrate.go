@@ -100,6 +100,9 @@ func backup(ctx context.Context, db *sql.DB, path string) error {
 	if _, err := db.ExecContext(ctx, `VACUUM INTO ?`, temporary); err != nil {
 		return fmt.Errorf("cannot back the database up to %q: %w", path, err)
 	}
+	if err := private(temporary); err != nil {
+		return err
+	}
 	if err := os.Rename(temporary, path); err != nil {
 		return fmt.Errorf("cannot back the database up: %w", err)
 	}

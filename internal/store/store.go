@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -78,7 +79,13 @@ type Store struct {
 // Open opens the database at path, creates it or brings its schema up to date.
 // A copy of the old one is kept beside it, as path.v1, before a migration.
 // A database of a newer banger is refused.
+//
+// The file is made private to the user; what SQLite keeps beside it gets the
+// same mode.
 func Open(ctx context.Context, path string) (*Store, error) {
+	if err := private(path); err != nil {
+		return nil, err
+	}
 	db, err := open(path, "rwc")
 	if err != nil {
 		return nil, err
@@ -95,6 +102,18 @@ func (s *Store) Fresh() bool { return s.fresh }
 
 // Close closes the database.
 func (s *Store) Close() error { return s.db.Close() }
+
+// private makes sure that the file at path is there, and nobody else's to read.
+func private(path string) error {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot open the database: %w", err)
+	}
+	if err := errors.Join(file.Chmod(0o600), file.Close()); err != nil {
+		return fmt.Errorf("cannot make the database private: %w", err)
+	}
+	return nil
+}
 
 func open(path, mode string) (*sql.DB, error) {
 	// Pragmas belong into the DSN: they hold for one connection each.

@@ -109,7 +109,7 @@ func (m *Manager) Create(ctx context.Context, request api.CreateVM, report progr
 // identity yet.
 func (m *Manager) plan(request api.CreateVM) (store.VM, error) {
 	if request.Name != "" {
-		if err := CheckName(request.Name); err != nil {
+		if err := api.CheckName(request.Name); err != nil {
 			return store.VM{}, err
 		}
 	}

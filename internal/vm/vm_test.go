@@ -7,8 +7,8 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strings"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -145,7 +145,7 @@ func TestGeneratedNames(t *testing.T) {
 		if seen[name] {
 			t.Fatalf("%q was generated twice", name)
 		}
-		if err := CheckName(name); err != nil {
+		if err := api.CheckName(name); err != nil {
 			t.Fatal(err)
 		}
 		seen[name] = true

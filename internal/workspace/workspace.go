@@ -39,7 +39,7 @@ type Repo struct {
 func Open(ctx context.Context, path string) (*Repo, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, refuse(path, pathError(err), "")
+		return nil, refuse(path, pathError(err), "give the directory of a git repository; a command goes after --")
 	}
 	if !info.IsDir() {
 		return nil, refuse(path, "it is not a directory", "give the directory of a git repository")
