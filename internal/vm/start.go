@@ -39,7 +39,7 @@ func (m *Manager) StartOn(ctx context.Context, ref string, request api.StartVM, 
 	}
 	defer op.end()
 	if request.VMM != "" {
-		if err := m.rechoose(op, request.VMM); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
+		if err := m.rechoose(op, request.VMM); err != nil {
 			return api.VM{}, err
 		}
 	}

@@ -1,9 +1,7 @@
 package usernet
 
 import (
-	"bufio"
-	"encoding/binary"
-	"fmt"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -19,17 +17,15 @@ const (
 	// this process, so that no real network bounds it; large packets cost an
 	// emulated guest far less for each byte.
 	MTU = 65520
-	// maxFrame is more than QEMU ever sends (its NET_BUFSIZE).
-	maxFrame = 4096 + 65536
 	// outBuffer bounds what is gathered for one write to the VMM.
 	outBuffer = 256 << 10
 )
 
-// link is the stack's end of a stream of Ethernet frames, each with its length
-// before it. Writing blocks while the VMM does not read: back-pressure reaches
-// the senders, and nothing is queued here.
+// link is the stack's end of what carries Ethernet frames. Writing to a stream
+// blocks while the VMM does not read: back-pressure reaches the senders, and
+// nothing is queued here.
 type link struct {
-	conn    net.Conn
+	carrier carrier
 	address tcpip.LinkAddress
 	// filter sees each frame first, and says whether the stack gets it. It
 	// must not keep the slice.
@@ -44,36 +40,24 @@ type link struct {
 
 var _ stack.LinkEndpoint = (*link)(nil)
 
-func newLink(conn net.Conn, address net.HardwareAddr, filter func([]byte) bool) *link {
-	return &link{conn: conn, address: tcpip.LinkAddress(address), filter: filter, out: make([]byte, 0, outBuffer)}
+func newLink(carrier carrier, address net.HardwareAddr, filter func([]byte) bool) *link {
+	return &link{carrier: carrier, address: tcpip.LinkAddress(address), filter: filter, out: make([]byte, 0, outBuffer)}
 }
 
-// read delivers frames to the stack until the stream ends, which is nil, or
-// makes no sense.
+// read delivers frames to the stack until there are no more, which is nil, or
+// what comes makes no sense.
 func (l *link) read() error {
-	reader := bufio.NewReaderSize(l.conn, outBuffer)
-	var prefix [4]byte
 	for {
-		if _, err := io.ReadFull(reader, prefix[:]); err != nil {
-			if err == io.EOF {
-				return nil
-			}
-			return fmt.Errorf("cannot read a frame's length: %w", err)
+		view, err := l.carrier.next()
+		if errors.Is(err, io.EOF) {
+			return nil
 		}
-		size := int64(binary.BigEndian.Uint32(prefix[:]))
-		if size > maxFrame {
-			return fmt.Errorf("cannot read a frame: it claims %d bytes and at most %d are allowed", size, maxFrame)
+		if err != nil {
+			return err
 		}
-		if size < header.EthernetMinimumSize || size > MTU+header.EthernetMinimumSize {
-			if _, err := io.CopyN(io.Discard, reader, size); err != nil {
-				return fmt.Errorf("cannot read a frame: %w", err)
-			}
-			continue
-		}
-		view := buffer.NewViewSize(int(size))
-		if _, err := io.ReadFull(reader, view.AsSlice()); err != nil {
+		if size := view.Size(); size < header.EthernetMinimumSize || size > MTU+header.EthernetMinimumSize {
 			view.Release()
-			return fmt.Errorf("cannot read a frame: %w", err)
+			continue
 		}
 		l.deliver(view)
 	}
@@ -107,12 +91,12 @@ func (l *link) WritePackets(packets stack.PacketBufferList) (int, tcpip.Error) {
 	l.out = l.out[:0]
 	for _, pkt := range packets.AsSlice() {
 		size := pkt.Size()
-		if len(l.out) > 0 && len(l.out)+4+size > outBuffer {
+		if len(l.out) > 0 && len(l.out)+maxPrefix+size > l.carrier.gather {
 			if err := l.flush(); err != nil {
 				return 0, err
 			}
 		}
-		l.out = binary.BigEndian.AppendUint32(l.out, uint32(size))
+		l.out = l.carrier.prefix(l.out, size)
 		for _, part := range pkt.AsSlices() {
 			l.out = append(l.out, part...)
 		}
@@ -127,14 +111,14 @@ func (l *link) WritePackets(packets stack.PacketBufferList) (int, tcpip.Error) {
 func (l *link) writeFrame(frame []byte) {
 	l.writeMu.Lock()
 	defer l.writeMu.Unlock()
-	l.out = binary.BigEndian.AppendUint32(l.out[:0], uint32(len(frame)))
+	l.out = l.carrier.prefix(l.out[:0], len(frame))
 	l.out = append(l.out, frame...)
 	// A broken connection is seen by read, which ends everything.
 	_ = l.flush()
 }
 
 func (l *link) flush() tcpip.Error {
-	_, err := l.conn.Write(l.out)
+	_, err := l.carrier.Write(l.out)
 	l.out = l.out[:0]
 	if err != nil {
 		return &tcpip.ErrClosedForSend{}

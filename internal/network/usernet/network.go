@@ -8,7 +8,9 @@ package usernet
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -84,14 +86,22 @@ type network struct {
 // conn ends or ctx is done, with all connections closed, and closes conn.
 func Serve(ctx context.Context, conn net.Conn, cfg Config) error {
 	defer conn.Close()
-	n, err := newNetwork(conn, cfg)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	carrier, err := carry(conn)
+	if err != nil {
+		if ctx.Err() != nil || errors.Is(err, io.EOF) {
+			return nil // closed by us, or by a VMM that has come to nothing
+		}
+		return err
+	}
+	defer carrier.Close()
+	defer context.AfterFunc(ctx, func() { carrier.Close() })()
+	n, err := newNetwork(carrier, cfg)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
 	if err := n.listen(ctx); err != nil {
 		cancel()
 		n.end()
@@ -103,7 +113,7 @@ func Serve(ctx context.Context, conn net.Conn, cfg Config) error {
 	}
 	cancel()
 	// Closed first, or the ends of connections would wait for the guest.
-	conn.Close()
+	carrier.Close()
 	n.end()
 	return err
 }
@@ -132,7 +142,7 @@ func (n *network) end() {
 	n.stack.Destroy()
 }
 
-func newNetwork(conn net.Conn, cfg Config) (*network, error) {
+func newNetwork(carrier carrier, cfg Config) (*network, error) {
 	if !cfg.Guest.IsValid() || !cfg.Guest.Addr().Is4() || !cfg.Gateway.Is4() || !cfg.Guest.Contains(cfg.Gateway) || cfg.Guest.Addr() == cfg.Gateway {
 		return nil, fmt.Errorf("cannot make a network of guest %v and gateway %v: two IPv4 addresses of one network are needed", cfg.Guest, cfg.Gateway)
 	}
@@ -159,7 +169,7 @@ func newNetwork(conn net.Conn, cfg Config) (*network, error) {
 	if cfg.Dial == nil {
 		n.cfg.Dial = hostDialer(cfg.Policy.Host)
 	}
-	n.link = newLink(conn, gatewayMAC, n.filter)
+	n.link = newLink(carrier, gatewayMAC, n.filter)
 	return n, n.makeStack()
 }
 

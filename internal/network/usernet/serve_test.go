@@ -24,7 +24,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	run := map[string]func([]string) error{Subcommand: Main, tryConfined: confined}
+	run := map[string]func([]string) error{Subcommand: Main, tryConfined: confined, guestInNamespace: tapGuest}
 	if len(os.Args) > 1 && run[os.Args[1]] != nil {
 		if err := run[os.Args[1]](os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)

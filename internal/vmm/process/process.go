@@ -30,6 +30,9 @@ type Command struct {
 	Log *os.File
 	// Files are the program's descriptors from 3 on.
 	Files []*os.File
+	// OwnNetwork starts it in a user and a network namespace of its own, as
+	// the user that it is, with CAP_NET_ADMIN there until it gives that up.
+	OwnNetwork bool
 }
 
 // Process is one running or ended program. Its methods may be called from any
@@ -57,6 +60,12 @@ func Start(command Command) (*Process, error) {
 		Env:         append([]string{}, command.Env...), // not nil, which would mean our own
 		ExtraFiles:  command.Files,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
+	}
+	if command.OwnNetwork {
+		cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWUSER | unix.CLONE_NEWNET
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
+		cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_NET_ADMIN}
 	}
 	if command.Log != nil {
 		cmd.Stdout, cmd.Stderr = command.Log, command.Log
