@@ -1,6 +1,6 @@
 // Bangerd is banger's daemon. It is started by banger when it is needed; with
 // the argument "doctor" it only looks at the host, with "network" it is the network
-// of one VM.
+// of one VM, with "launch" it confines itself and becomes the VMM of one.
 package main
 
 import (
@@ -13,6 +13,7 @@ import (
 	"banger/internal/daemon"
 	"banger/internal/doctor/host"
 	"banger/internal/network/usernet"
+	"banger/internal/vmm/launch"
 )
 
 func main() {
@@ -26,6 +27,9 @@ func main() {
 }
 
 func run() error {
+	if len(os.Args) > 1 && os.Args[1] == launch.Subcommand { // first: a VM waits for it
+		return launch.Main()
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	executable, err := os.Executable()

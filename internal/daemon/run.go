@@ -125,7 +125,7 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 		return nil, err
 	}
 	kernels := kernel.New(kernel.Options{Dir: dirs.Kernels(), CacheDir: dirs.Cache, Mirror: settings.DebianMirror, Log: log})
-	drivers := allDrivers(dirs, settings, log)
+	drivers := allDrivers(dirs, settings, options.Executable, log)
 	agent := agentBinary(options)
 	load := func() (config.Config, error) { return config.Load(dirs) }
 	manager := vm.New(vm.Config{
@@ -166,11 +166,11 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 
 // allDrivers are the VMM drivers there are, best first. One that the
 // configuration does not name still adopts what it has started.
-func allDrivers(dirs paths.Dirs, settings config.Config, log *slog.Logger) []vmm.Driver {
+func allDrivers(dirs paths.Dirs, settings config.Config, launcher string, log *slog.Logger) []vmm.Driver {
 	probe := func(ctx context.Context) kvm.Verdict { return kvm.Probe(ctx, kvmDevice, dirs.Cache) }
 	return []vmm.Driver{
-		firecracker.New(firecracker.Options{Binary: settings.FirecrackerBin, KVM: probe, Log: log}),
-		qemu.New(qemu.Options{Binary: settings.QEMUBin, KVM: probe, Log: log}),
+		firecracker.New(firecracker.Options{Launcher: launcher, Binary: settings.FirecrackerBin, KVM: probe, Log: log}),
+		qemu.New(qemu.Options{Launcher: launcher, Binary: settings.QEMUBin, KVM: probe, Log: log}),
 	}
 }
 

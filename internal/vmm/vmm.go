@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"net"
 	"time"
+
+	"banger/internal/confine"
 )
 
 // ErrGone is returned by [Driver.Adopt] when the process of a handle is no
@@ -89,6 +91,8 @@ type Handle struct {
 	// Accelerator is "kvm" or "tcg".
 	Accelerator string `json:"accelerator"`
 	Version     string `json:"version"`
+	// Confinement is how the process is kept from what is not the VM's.
+	Confinement []confine.Layer `json:"confinement,omitempty"`
 }
 
 // Capability is what a driver found out about itself on this host.

@@ -8,23 +8,23 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"unsafe"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
-	"kernel.org/pub/linux/libs/security/libcap/psx"
+
+	"banger/internal/confine"
 )
 
 // nobody is the user that does not own a file, by convention everywhere.
 const nobody = 65534
 
-// confine takes from this process everything but what it needs to carry
+// restrict takes from this process everything but what it needs to carry
 // traffic: it is what a hostile guest talks to. What this kernel or this
 // user's place does not offer is logged; the rest holds without it.
-func confine(log *slog.Logger, resolvConf string) error {
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fmt.Errorf("cannot turn core dumps off: %w", err)
+func restrict(log *slog.Logger, resolvConf string) error {
+	if err := confine.NoCoreDumps(); err != nil {
+		return err
 	}
 	readable, err := resolvConfPath(resolvConf)
 	if err != nil {
@@ -39,17 +39,18 @@ func confine(log *slog.Logger, resolvConf string) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot protect memory from other processes: %w", err)
 	}
-	if err := dropCapabilities(); err != nil {
+	if err := errors.Join(confine.DropCapabilities(), confine.NoNewPrivileges()); err != nil {
 		return err
 	}
-	if _, _, errno := psx.Syscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
-		return fmt.Errorf("cannot set no_new_privs: %w", errno)
+	var rules []landlock.Rule
+	if readable != "" {
+		rules = append(rules, landlock.PathAccess(ll.AccessFSReadFile, readable))
 	}
-	if err := restrictFiles(readable); err != nil {
+	if err := confine.RestrictFiles(rules...); err != nil {
 		return err
 	}
-	if _, err := ll.LandlockGetABIVersion(); err != nil {
-		log.Warn("this kernel has no Landlock: file access is not restricted by it", "error", err)
+	if _, err := confine.LandlockABI(); err != nil {
+		log.Warn("file access is not restricted", "error", err)
 	}
 	if err := restrictSyscalls(); err != nil {
 		log.Warn("cannot restrict system calls", "error", err)
@@ -72,23 +73,6 @@ func becomeNobody() error {
 	return nil
 }
 
-func dropCapabilities() error {
-	// The bounding set needs a privilege itself: without it there is nothing
-	// to gain from an exec either, which no_new_privs forbids anyway.
-	for capability := range uintptr(64) {
-		if _, _, errno := psx.Syscall3(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, capability, 0); errno != 0 {
-			break
-		}
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	_, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none[0])), 0)
-	if errno != 0 {
-		return fmt.Errorf("cannot drop capabilities: %w", errno)
-	}
-	return nil
-}
-
 // resolvConfPath returns what has to stay readable so that the list of DNS
 // servers can be read again when it changes: it is usually replaced by another
 // file, so that the directory counts.
@@ -105,21 +89,4 @@ func resolvConfPath(path string) (string, error) {
 		return dir, nil
 	}
 	return target, nil
-}
-
-// restrictFiles leaves reading below one path, and no connection to abstract
-// unix sockets nor signals to other processes.
-func restrictFiles(readable string) error {
-	config := landlock.V11.BestEffort()
-	var rules []landlock.Rule
-	if readable != "" {
-		rules = append(rules, landlock.PathAccess(ll.AccessFSReadFile, readable))
-	}
-	if err := config.RestrictPaths(rules...); err != nil {
-		return fmt.Errorf("cannot restrict file access: %w", err)
-	}
-	if err := config.RestrictScoped(); err != nil {
-		return fmt.Errorf("cannot restrict signals: %w", err)
-	}
-	return nil
 }

@@ -27,7 +27,7 @@ func confined(args []string) error {
 	}
 	secret := args[1]
 	probeIPv6()
-	if err := confine(slog.New(slog.NewTextHandler(os.Stderr, nil)), resolvConf); err != nil {
+	if err := restrict(slog.New(slog.NewTextHandler(os.Stderr, nil)), resolvConf); err != nil {
 		return err
 	}
 	attempts := map[string]func() error{

@@ -85,7 +85,7 @@ func prepare(args []string) (*net.UnixListener, Config, error) {
 		return nil, Config{}, err
 	}
 	probeIPv6()
-	if err := confine(log, resolvConf); err != nil {
+	if err := restrict(log, resolvConf); err != nil {
 		return nil, Config{}, err
 	}
 	return listener, cfg, nil

@@ -1,17 +1,15 @@
 package usernet
 
 import (
-	"errors"
-	"fmt"
 	"os"
-	"runtime"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/confine"
 )
 
 // allowedCalls is what the Go runtime, sockets and the reading of a file need;
-// those of one architecture alone are in seccomp_$GOARCH.go. Neither exec nor
+// those of one architecture alone are in seccomp_*.go. Neither exec nor
 // listen nor ptrace is among them.
 var allowedCalls = []uint32{
 	unix.SYS_READ, unix.SYS_WRITE, unix.SYS_FUTEX, unix.SYS_EPOLL_PWAIT, unix.SYS_RECVFROM, unix.SYS_SENDTO,
@@ -29,75 +27,22 @@ var allowedCalls = []uint32{
 	unix.SYS_EXIT, unix.SYS_EXIT_GROUP,
 }
 
-// Offsets in struct seccomp_data. Only the low half of an argument is looked
-// at, which is all that the kernel takes of these.
-const (
-	offsetCall = 0
-	offsetArch = 4
-	offsetArg0 = 16
-)
-
-// namespaces are the flags of clone that make some, and threads the one that
-// makes no process.
-const (
-	namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
-	threads    = unix.CLONE_THREAD
-)
-
 // restrictSyscalls makes every other system call fail, in all threads.
 func restrictSyscalls() error {
-	if auditArch == 0 {
-		return fmt.Errorf("cannot filter system calls on %s", runtime.GOARCH)
-	}
-	program := seccompProgram(uint32(os.Getpid()))
-	fprog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	result, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&fprog)))
-	if errno != 0 {
-		return fmt.Errorf("cannot filter system calls: %w", errno)
-	}
-	if result != 0 {
-		return errors.New("cannot filter system calls: a thread has another filter")
-	}
-	return nil
-}
-
-func seccompProgram(pid uint32) []unix.SockFilter {
-	const (
-		load  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
-		equal = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
-		set   = unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K
-		ret   = unix.BPF_RET | unix.BPF_K
-	)
-	allow := unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW}
-	deny := unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)}
-	// when adds a body that is run for one system call, and must return.
-	program := []unix.SockFilter{
-		{Code: load, K: offsetArch},
-		{Code: equal, K: auditArch, Jt: 1},
-		{Code: ret, K: unix.SECCOMP_RET_KILL_PROCESS},
-		{Code: load, K: offsetCall},
-	}
-	when := func(call uint32, body ...unix.SockFilter) {
-		program = append(program, unix.SockFilter{Code: equal, K: call, Jf: uint8(len(body))})
-		program = append(program, body...)
-	}
+	filter := confine.NewFilter()
 	for _, call := range append(allowedCalls, archCalls...) {
-		when(call, allow)
+		filter.On(call, confine.Allow)
 	}
 	// The runtime interrupts its own threads.
-	arg := unix.SockFilter{Code: load, K: offsetArg0}
-	when(unix.SYS_TGKILL, arg, unix.SockFilter{Code: equal, K: pid, Jf: 1}, allow, deny)
+	filter.On(unix.SYS_TGKILL, confine.Arg(0), confine.If(uint32(os.Getpid()), 0, 1), confine.Allow, confine.Deny)
 	// No unix sockets: what listens on those trusts this user.
-	when(unix.SYS_SOCKET, arg,
-		unix.SockFilter{Code: equal, K: unix.AF_INET, Jt: 2},
-		unix.SockFilter{Code: equal, K: unix.AF_INET6, Jt: 1},
-		unix.SockFilter{Code: equal, K: unix.AF_NETLINK, Jf: 1},
-		allow, deny)
-	when(unix.SYS_CLONE, arg,
-		unix.SockFilter{Code: set, K: namespaces, Jt: 2},
-		unix.SockFilter{Code: set, K: threads, Jf: 1},
-		allow, deny)
+	filter.On(unix.SYS_SOCKET, confine.Arg(0),
+		confine.If(unix.AF_INET, 2, 0), confine.If(unix.AF_INET6, 1, 0), confine.If(unix.AF_NETLINK, 0, 1),
+		confine.Allow, confine.Deny)
+	filter.On(unix.SYS_CLONE, confine.Arg(0),
+		confine.IfAny(confine.NewNamespaces, 2, 0), confine.IfAny(unix.CLONE_THREAD, 0, 1),
+		confine.Allow, confine.Deny)
 	// The C library then falls back to clone, whose flags can be seen.
-	when(unix.SYS_CLONE3, unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)})
-	return append(program, deny)
+	filter.On(unix.SYS_CLONE3, confine.Fail(unix.ENOSYS))
+	return filter.Install(confine.Deny)
 }

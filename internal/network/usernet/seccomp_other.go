@@ -1,8 +1,5 @@
-//go:build !amd64 && !arm64
+//go:build !amd64
 
 package usernet
-
-// auditArch is zero where no filter was made.
-const auditArch = 0
 
 var archCalls []uint32

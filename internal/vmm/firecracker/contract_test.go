@@ -25,7 +25,7 @@ func driverOf(binary string, verdict func(context.Context) kvm.Verdict) func(tes
 	return func(tb testing.TB) vmm.Driver {
 		tb.Helper()
 		log := slog.New(slog.NewTextHandler(failing{tb}, &slog.HandlerOptions{Level: slog.LevelWarn}))
-		return firecracker.New(firecracker.Options{Binary: binary, KVM: verdict, Log: log})
+		return firecracker.New(firecracker.Options{Launcher: self, Binary: binary, KVM: verdict, Log: log})
 	}
 }
 
@@ -109,7 +109,7 @@ func TestRefused(t *testing.T) {
 
 func TestReap(t *testing.T) {
 	t.Parallel()
-	driver := firecracker.New(firecracker.Options{Binary: fake, KVM: working, Log: slog.New(slog.DiscardHandler)})
+	driver := firecracker.New(firecracker.Options{Launcher: self, Binary: fake, KVM: working, Log: slog.New(slog.DiscardHandler)})
 	m, err := driver.Boot(t.Context(), newSpec(t))
 	if err != nil {
 		t.Fatal(err)

@@ -16,14 +16,18 @@ import (
 	"banger/internal/vmm"
 	"banger/internal/vmm/firecracker/fcapi"
 	"banger/internal/vmm/kvm"
+	"banger/internal/vmm/launch"
 	"banger/internal/vmm/process"
 )
 
 // Name is that of the driver.
 const Name = "firecracker"
 
-// Options of a [Driver]. KVM and Log are needed.
+// Options of a [Driver]. KVM and Log are needed, and Launcher to boot.
 type Options struct {
+	// Launcher is an executable that runs [launch.Main] when its first
+	// argument is [launch.Subcommand].
+	Launcher string
 	// Binary overrides the search for firecracker in PATH; empty does not.
 	Binary string
 	// KVM says whether guests can run on KVM; it should cache.
@@ -99,8 +103,8 @@ func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 		return nil, err
 	}
 	_ = log.Close()
-	child, err := process.Start(process.Command{
-		Path: capability.Binary, Dir: "/", Log: console, Env: []string{"PATH=/usr/bin:/bin", "LC_ALL=C"},
+	child, layers, err := launch.Start(ctx, d.options.Launcher, launch.Command{
+		Path: capability.Binary, Log: console, Grant: launch.GrantOf(spec, kvm.Device),
 		Args: []string{"--api-sock", socket, "--id", spec.ID, "--log-path", spec.VMMLog, "--level", "Info"},
 	})
 	if err != nil {
@@ -111,7 +115,7 @@ func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 		defer cancel()
 		return errors.Join(child.Kill(killCtx), child.Close())
 	})
-	version, err := d.launch(ctx, child, socket, plan)
+	version, err := d.instruct(ctx, child, socket, plan)
 	if err != nil {
 		select {
 		case <-child.Done():
@@ -125,7 +129,7 @@ func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 	id := child.Identity()
 	return newMachine(vmm.Handle{
 		Driver: Name, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID,
-		RunDir: spec.RunDir, Accelerator: vmm.AcceleratorKVM, Version: version,
+		RunDir: spec.RunDir, Accelerator: vmm.AcceleratorKVM, Version: version, Confinement: layers,
 	}, child), nil
 }
 
@@ -133,8 +137,8 @@ func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 // of it is for hosts that are themselves emulated.
 const callTimeout = 30 * time.Second
 
-// launch waits for the API and makes the calls of a plan.
-func (d *Driver) launch(ctx context.Context, child *process.Process, socket string, p plan) (version string, err error) {
+// instruct waits for the API and makes the calls of a plan.
+func (d *Driver) instruct(ctx context.Context, child *process.Process, socket string, p plan) (version string, err error) {
 	ctx, stop := child.Context(ctx)
 	defer stop()
 	client := fcapi.New(socket)

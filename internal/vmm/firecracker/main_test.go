@@ -4,35 +4,33 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"banger/internal/vmm/firecracker/fctest"
+	"banger/internal/vmm/launch"
 )
 
-// fakeVariable makes this test binary the fake Firecracker.
-const fakeVariable = "BANGER_TEST_FAKE_FIRECRACKER"
-
-// fake is a program that is the fake Firecracker.
-var fake string
+// Programs that are this test binary: itself, which is the launcher as well,
+// and under another name the fake Firecracker.
+var self, fake string
 
 func TestMain(m *testing.M) {
-	if os.Getenv(fakeVariable) != "" {
+	if filepath.Base(os.Args[0]) == "firecracker" {
 		os.Exit(fctest.Main(os.Args[1:])) //nolint:forbidigo // it is a program
+	}
+	if len(os.Args) > 1 && os.Args[1] == launch.Subcommand {
+		fmt.Fprintln(os.Stderr, launch.Main())
+		os.Exit(1) //nolint:forbidigo // it is a program
 	}
 	dir, err := os.MkdirTemp("", "banger-fake-")
 	if err != nil {
 		panic(err)
 	}
-	self, err := os.Executable()
-	if err != nil {
+	if self, err = os.Executable(); err != nil {
 		panic(err)
 	}
-	// The driver gives a VMM no environment. Written before anything is
-	// started: a file that is open for writing anywhere cannot be run.
 	fake = filepath.Join(dir, "firecracker")
-	script := fmt.Sprintf("#!/bin/sh\n%s=1 exec '%s' \"$@\"\n", fakeVariable, strings.ReplaceAll(self, "'", `'\''`))
-	if err := os.WriteFile(fake, []byte(script), 0o700); err != nil { //nolint:gosec // it is run
+	if err := os.Symlink(self, fake); err != nil {
 		panic(err)
 	}
 	status := m.Run()

@@ -24,8 +24,9 @@ import (
 func emulated(tb testing.TB) vmm.Driver {
 	tb.Helper()
 	return qemu.New(qemu.Options{
-		KVM: func(context.Context) kvm.Verdict { return kvm.Verdict{Reason: "this test does without"} },
-		Log: slog.New(slog.DiscardHandler),
+		Launcher: self,
+		KVM:      func(context.Context) kvm.Verdict { return kvm.Verdict{Reason: "this test does without"} },
+		Log:      slog.New(slog.DiscardHandler),
 	})
 }
 
@@ -141,9 +142,10 @@ func TestBadKVM(t *testing.T) {
 	t.Parallel()
 	needQEMU(t)
 	driver := qemu.New(qemu.Options{
-		Binary: testdata(t, "qemu-without-kvm"),
-		KVM:    func(context.Context) kvm.Verdict { return kvm.Verdict{Working: true} },
-		Log:    slog.New(slog.DiscardHandler),
+		Launcher: self,
+		Binary:   testdata(t, "qemu-without-kvm"),
+		KVM:      func(context.Context) kvm.Verdict { return kvm.Verdict{Working: true} },
+		Log:      slog.New(slog.DiscardHandler),
 	})
 	if c := driver.Probe(t.Context()); !c.Usable || !c.Accelerated || len(c.Reasons) > 0 {
 		t.Errorf("capability before the first boot: %+v", c)
@@ -193,9 +195,10 @@ func TestUnusable(t *testing.T) {
 		{testdata(t, "qemu-broken"), "does not tell its version: exit status 127: error while loading shared libraries"},
 	} {
 		driver := qemu.New(qemu.Options{
-			Binary: test.binary,
-			KVM:    func(context.Context) kvm.Verdict { return kvm.Verdict{Working: true} },
-			Log:    slog.New(slog.DiscardHandler),
+			Launcher: self,
+			Binary:   test.binary,
+			KVM:      func(context.Context) kvm.Verdict { return kvm.Verdict{Working: true} },
+			Log:      slog.New(slog.DiscardHandler),
 		})
 		c := driver.Probe(t.Context())
 		if c.Usable || len(c.Reasons) != 1 || !strings.Contains(c.Reasons[0], test.want) {

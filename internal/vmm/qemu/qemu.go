@@ -16,6 +16,7 @@ import (
 	"banger/internal/undo"
 	"banger/internal/vmm"
 	"banger/internal/vmm/kvm"
+	"banger/internal/vmm/launch"
 	"banger/internal/vmm/process"
 	"banger/internal/vmm/qemu/qmp"
 )
@@ -23,8 +24,11 @@ import (
 // Name is that of the driver.
 const Name = "qemu"
 
-// Options of a [Driver]. KVM and Log are needed.
+// Options of a [Driver]. KVM and Log are needed, and Launcher to boot.
 type Options struct {
+	// Launcher is an executable that runs [launch.Main] when its first
+	// argument is [launch.Subcommand].
+	Launcher string
 	// Binary overrides the search for QEMU in PATH; empty does not.
 	Binary string
 	// KVM says whether guests can run on KVM; it should cache.
@@ -144,10 +148,8 @@ func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found) (_ *mach
 		return nil, err
 	}
 	defer log.Close()
-	child, err := process.Start(process.Command{
-		Path: found.capability.Binary, Args: args, Dir: "/", Log: log,
-		// QEMU needs none; glib's allocator and threads none either.
-		Env: []string{"PATH=/usr/bin:/bin", "LC_ALL=C"},
+	child, layers, err := launch.Start(ctx, d.options.Launcher, launch.Command{
+		Path: found.capability.Binary, Args: args, Log: log, Grant: grant(spec, found.host),
 	})
 	if err != nil {
 		return nil, err
@@ -170,8 +172,19 @@ func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found) (_ *mach
 	id := child.Identity()
 	return newMachine(vmm.Handle{
 		Driver: Name, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID,
-		RunDir: spec.RunDir, Accelerator: accelerator, Version: found.capability.Version,
+		RunDir: spec.RunDir, Accelerator: accelerator, Version: found.capability.Version, Confinement: layers,
 	}, child), nil
+}
+
+// grant is what QEMU may use: a pure function of what it is to run.
+func grant(spec vmm.Spec, on host) launch.Grant {
+	var devices []string
+	if on.kvm {
+		devices = append(devices, kvm.Device)
+	}
+	grant := launch.GrantOf(spec, devices...)
+	grant.Internet = spec.NIC != nil && spec.NIC.Mode == vmm.NetworkUser
+	return grant
 }
 
 // checkNetwork makes sure of what QEMU does not: it connects to a socket later

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"banger/internal/agent"
 	"banger/internal/agent/wire"
 	"banger/internal/vmm"
@@ -182,7 +184,7 @@ func testBoot(t *testing.T, h Harness) {
 	h.waitDone(t, m)
 	// The next boot in the same directory meets what the last one left.
 	again := h.boot(t, driver, spec)
-	if again.Handle() == handle || !running(again) {
+	if cmp.Equal(again.Handle(), handle) || !running(again) {
 		t.Errorf("second boot: %+v", again.Handle())
 	}
 }
@@ -321,7 +323,7 @@ func testAdopt(t *testing.T, h Harness) {
 		t.Fatal(err)
 	}
 	defer func() { _ = m.Close() }()
-	if m.Handle() != handle || !running(m) {
+	if !cmp.Equal(m.Handle(), handle) || !running(m) {
 		t.Errorf("adopted %+v, want %+v", m.Handle(), handle)
 	}
 	if h.Agent {

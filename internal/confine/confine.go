@@ -1,0 +1,78 @@
+// Package confine takes powers away from the process it is called in, all of
+// its threads, for good: what a hostile guest talks to needs few of them.
+package confine
+
+import (
+	"fmt"
+	"unsafe"
+
+	"github.com/landlock-lsm/go-landlock/landlock"
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/psx"
+)
+
+// Layer is one way in which a process is confined, or is not.
+type Layer struct {
+	Name string `json:"name"`
+	On   bool   `json:"on"`
+	// Detail says what it does where it is on, and else why it is not.
+	Detail string `json:"detail"`
+}
+
+// NoCoreDumps keeps memory from being written to a file.
+func NoCoreDumps() error {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("cannot turn core dumps off: %w", err)
+	}
+	return nil
+}
+
+// NoNewPrivileges makes setuid programs, and the like, ordinary ones.
+func NoNewPrivileges() error {
+	if _, _, errno := psx.Syscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+		return fmt.Errorf("cannot set no_new_privs: %w", errno)
+	}
+	return nil
+}
+
+// DropCapabilities gives up what makes root more than a user.
+func DropCapabilities() error {
+	// The bounding set needs a privilege itself: without it there is nothing
+	// to gain from an exec either, which no_new_privs forbids anyway.
+	for capability := range uintptr(64) {
+		if _, _, errno := psx.Syscall3(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, capability, 0); errno != 0 {
+			break
+		}
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	_, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none[0])), 0)
+	if errno != 0 {
+		return fmt.Errorf("cannot drop capabilities: %w", errno)
+	}
+	return nil
+}
+
+// LandlockABI is the version of this kernel's Landlock, or why there is none.
+func LandlockABI() (int, error) {
+	version, err := ll.LandlockGetABIVersion()
+	if err != nil {
+		return 0, fmt.Errorf("this kernel has no Landlock, or it is turned off: %w", err)
+	}
+	return version, nil
+}
+
+// RestrictFiles leaves the access that rules give, and no signals to processes
+// outside, nor connections to abstract unix sockets of theirs: as much of that
+// as this kernel's Landlock knows.
+func RestrictFiles(rules ...landlock.Rule) error {
+	config := landlock.V11.BestEffort()
+	if err := config.RestrictPaths(rules...); err != nil {
+		return fmt.Errorf("cannot restrict file access: %w", err)
+	}
+	if err := config.RestrictScoped(); err != nil {
+		return fmt.Errorf("cannot restrict signals: %w", err)
+	}
+	return nil
+}

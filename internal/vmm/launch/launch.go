@@ -1,0 +1,203 @@
+// Package launch starts VMMs confined to what one VM needs. bangerd runs itself
+// once more as the launcher, which takes powers away from its own process and
+// then becomes the VMM: pid and start time are the VMM's.
+package launch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/confine"
+	"banger/internal/undo"
+	"banger/internal/vmm"
+	"banger/internal/vmm/process"
+)
+
+// Subcommand is what the executable is called with to run [Main].
+const Subcommand = "launch"
+
+// FirstFile is the descriptor that the first of [Command.Files] becomes.
+const FirstFile = planFD + 1
+
+// Command is a VMM to be started, with all that it may use.
+type Command struct {
+	// Path is the program, which may be one of the system with shared
+	// libraries and data files, and Args its arguments without its name. Its
+	// directory is /, its environment almost empty, its stdin as well.
+	Path string
+	Args []string
+	// Log gets stdout and stderr.
+	Log *os.File
+	// Files are the descriptors from [FirstFile] on.
+	Files []*os.File
+	Grant Grant
+}
+
+// Grant is what a VMM is left with. Paths that are not there are no error:
+// the VMM has something to say of them.
+type Grant struct {
+	// ReadOnly and ReadWrite are files, Devices device nodes.
+	ReadOnly  []string `json:"read_only"`
+	ReadWrite []string `json:"read_write"`
+	Devices   []string `json:"devices"`
+	// RunDir is a directory in which it makes sockets.
+	RunDir string `json:"run_dir"`
+	// FileBytes is how long a file may become by its writing.
+	FileBytes int64 `json:"file_bytes"`
+	// Internet allows sockets to hosts, and connecting at all.
+	Internet bool `json:"internet"`
+}
+
+// GrantOf is what any VMM needs for a VM.
+func GrantOf(spec vmm.Spec, devices ...string) Grant {
+	const mebibyte = 1 << 20
+	grant := Grant{
+		ReadOnly:  []string{spec.Kernel},
+		ReadWrite: []string{spec.ConsoleLog, spec.VMMLog},
+		Devices:   devices, RunDir: spec.RunDir,
+		// What it writes for itself, beside disks, is logs.
+		FileBytes: 64 * mebibyte,
+	}
+	if spec.Initramfs != "" {
+		grant.ReadOnly = append(grant.ReadOnly, spec.Initramfs)
+	}
+	for _, disk := range spec.Disks {
+		if disk.ReadOnly {
+			grant.ReadOnly = append(grant.ReadOnly, disk.Path)
+			continue
+		}
+		grant.ReadWrite = append(grant.ReadWrite, disk.Path)
+		if info, err := os.Stat(disk.Path); err == nil {
+			grant.FileBytes = max(grant.FileBytes, info.Size())
+		}
+	}
+	if spec.NIC != nil && spec.NIC.Mode == vmm.NetworkTAP {
+		grant.Devices = append(grant.Devices, "/dev/net/tun")
+	}
+	return grant
+}
+
+// plan is what the launcher is told.
+type plan struct {
+	Path  string   `json:"path"`
+	Args  []string `json:"args"`
+	Files int      `json:"files"`
+	Grant Grant    `json:"grant"`
+}
+
+// report is what the launcher answers: first the layers, then, should the
+// program not start, an error.
+type report struct {
+	Layers []confine.Layer `json:"layers,omitempty"`
+	Error  string          `json:"error,omitempty"`
+}
+
+const (
+	// maxPlan and maxReport bound what is read, in bytes.
+	maxPlan, maxReport = 256 << 10, 64 << 10
+	// timeout bounds the launcher, which takes milliseconds.
+	timeout = 30 * time.Second
+)
+
+// Start runs a VMM in a session of its own and returns when it runs, and how it
+// is confined. launcher is an executable that runs [Main] when its first
+// argument is [Subcommand]. A layer that this host does not offer is left out,
+// which is no error. After an error nothing is left running.
+func Start(ctx context.Context, launcher string, command Command) (_ *process.Process, _ []confine.Layer, err error) {
+	var steps undo.Stack
+	defer steps.OnError(&err)
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = ours.Close() }()
+	child, err := process.Start(process.Command{
+		Path: launcher, Args: []string{Subcommand}, Dir: "/", Log: command.Log,
+		Env:   []string{"PATH=/usr/bin:/bin", "LC_ALL=C"},
+		Files: append([]*os.File{theirs}, command.Files...),
+	})
+	theirs.Close()
+	if err != nil {
+		return nil, nil, err
+	}
+	steps.Add(func() error {
+		killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), vmm.KillTimeout)
+		defer cancel()
+		return errors.Join(child.Kill(killCtx), child.Close())
+	})
+	layers, err := instruct(ctx, ours, plan{Path: command.Path, Args: command.Args, Files: len(command.Files), Grant: command.Grant})
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot start %q: %w", command.Path, err)
+	}
+	return child, layers, nil
+}
+
+// instruct tells the launcher what to start, and returns when it has.
+func instruct(ctx context.Context, conn *net.UnixConn, p plan) ([]confine.Layer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errors.New("its launcher does not answer"))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	layers, err := converse(conn, p)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return layers, err
+}
+
+func converse(conn *net.UnixConn, p plan) ([]confine.Layer, error) {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxPlan {
+		return nil, fmt.Errorf("its arguments take %d bytes and %d are allowed", len(text), maxPlan)
+	}
+	if _, err := conn.Write(text); err != nil {
+		return nil, fmt.Errorf("its launcher takes no orders: %w", err)
+	}
+	if err := conn.CloseWrite(); err != nil {
+		return nil, fmt.Errorf("its launcher takes no orders: %w", err)
+	}
+	var layers []confine.Layer
+	answers := json.NewDecoder(io.LimitReader(conn, maxReport))
+	for {
+		var said report
+		err := answers.Decode(&said)
+		switch {
+		case errors.Is(err, io.EOF) && layers != nil:
+			return layers, nil // the descriptor was closed by the exec
+		case errors.Is(err, io.EOF):
+			return nil, errors.New("its launcher ended at once")
+		case err != nil:
+			return nil, fmt.Errorf("cannot read its launcher's answer: %w", err)
+		case said.Error != "":
+			return nil, errors.New(said.Error)
+		}
+		layers = said.Layers
+	}
+}
+
+// socketPair returns this process's end of a connection and the launcher's.
+func socketPair() (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot make a connection to the launcher: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "launcher"), os.NewFile(uintptr(fds[1]), "launcher")
+	conn, err := net.FileConn(ours)
+	ours.Close()
+	if err != nil {
+		theirs.Close()
+		return nil, nil, fmt.Errorf("cannot make a connection to the launcher: %w", err)
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}

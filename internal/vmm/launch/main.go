@@ -1,0 +1,163 @@
+package launch
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/confine"
+)
+
+// planFD is the connection to [Start].
+const planFD = 3
+
+// Main is the process that [Start] starts: it becomes the VMM, and returns only
+// if it cannot.
+func Main() error {
+	// What is set for one thread must be set for the one that goes on.
+	runtime.LockOSThread()
+	conn := os.NewFile(planFD, "plan")
+	err := launch(conn)
+	// The caller has it from here, if it still reads.
+	_ = json.NewEncoder(conn).Encode(report{Error: err.Error()})
+	return err
+}
+
+// launch goes through the stages of a start. Namespaces come first: those that
+// need to be made with the process are there, see [Start].
+func launch(conn *os.File) error {
+	text, err := io.ReadAll(io.LimitReader(conn, maxPlan+1))
+	if err != nil {
+		return fmt.Errorf("cannot read the plan: %w", err)
+	}
+	p, err := parsePlan(text)
+	if err != nil {
+		return err
+	}
+	if err := closeOthers(FirstFile + p.Files); err != nil {
+		return err
+	}
+	layers, err := restrict(p)
+	if err != nil {
+		return err
+	}
+	if err := json.NewEncoder(conn).Encode(report{Layers: layers}); err != nil {
+		return fmt.Errorf("cannot report: %w", err)
+	}
+	err = unix.Exec(p.Path, append([]string{p.Path}, p.Args...), os.Environ())
+	return fmt.Errorf("cannot run it: %w", err)
+}
+
+// parsePlan takes a plan as [Start] makes them and nothing else.
+func parsePlan(text []byte) (plan, error) {
+	if len(text) > maxPlan {
+		return plan{}, fmt.Errorf("cannot read the plan: it has more than %d bytes", maxPlan)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	var p plan
+	if err := decoder.Decode(&p); err != nil {
+		return plan{}, fmt.Errorf("cannot read the plan: %w", err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return plan{}, errors.New("cannot read the plan: something follows it")
+	}
+	paths := []string{p.Path, p.Grant.RunDir}
+	for _, list := range [][]string{p.Grant.ReadOnly, p.Grant.ReadWrite, p.Grant.Devices} {
+		paths = append(paths, list...)
+	}
+	for _, path := range paths {
+		if !filepath.IsAbs(path) {
+			return plan{}, fmt.Errorf("cannot follow the plan: %q is not an absolute path", path)
+		}
+	}
+	const mostFiles = 64
+	if p.Files < 0 || p.Files > mostFiles || p.Grant.FileBytes <= 0 {
+		return plan{}, fmt.Errorf("cannot follow the plan: %d descriptors, files of %d bytes", p.Files, p.Grant.FileBytes)
+	}
+	return p, nil
+}
+
+// closeOthers makes the exec close all descriptors from first on, and the
+// launcher's own: what bangerd has inherited, and whoever started it had open,
+// is no business of a VMM.
+func closeOthers(first int) error {
+	unix.CloseOnExec(planFD)
+	err := unix.CloseRange(uint(first), math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	if err == nil {
+		return nil
+	}
+	// A kernel before 5.11.
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("cannot close descriptors: %w", err)
+	}
+	for _, entry := range entries {
+		if fd, err := strconv.Atoi(entry.Name()); err == nil && fd >= first {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
+
+// maxOpenFiles is enough for all connections of a VM.
+const maxOpenFiles = 4096
+
+// restrict confines this process. An error is what every Linux can do.
+func restrict(p plan) ([]confine.Layer, error) {
+	if err := limit(p.Grant); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(confine.DropCapabilities(), confine.NoNewPrivileges()); err != nil {
+		return nil, err
+	}
+	layers := []confine.Layer{
+		{Name: "session", On: true, Detail: "a session of its own, no descriptors but its own"},
+		{Name: "privileges", On: true, Detail: "no capabilities, and none to be gained"},
+		{Name: "limits", On: true, Detail: fmt.Sprintf("no core dumps, %d open files, files of %d MiB", maxOpenFiles, p.Grant.FileBytes>>20)},
+	}
+	files, err := restrictFiles(p)
+	if err != nil {
+		return nil, err
+	}
+	return append(layers, files), nil
+}
+
+// limit sets resource limits. The number of processes is none of them: it
+// counts all that the user has, wherever they were started.
+func limit(grant Grant) error {
+	if err := confine.NoCoreDumps(); err != nil {
+		return err
+	}
+	// A write beyond the limit fails then, in place of ending the VMM.
+	signal.Ignore(syscall.SIGXFSZ)
+	for _, l := range []struct {
+		name     string
+		resource int
+		most     uint64
+	}{
+		{"open files", unix.RLIMIT_NOFILE, maxOpenFiles},
+		{"the length of files", unix.RLIMIT_FSIZE, uint64(grant.FileBytes)},
+	} {
+		var now unix.Rlimit
+		if err := unix.Getrlimit(l.resource, &now); err != nil {
+			return fmt.Errorf("cannot get the limit of %s: %w", l.name, err)
+		}
+		most := min(l.most, now.Max)
+		if err := unix.Setrlimit(l.resource, &unix.Rlimit{Cur: most, Max: most}); err != nil {
+			return fmt.Errorf("cannot limit %s: %w", l.name, err)
+		}
+	}
+	return nil
+}
