@@ -84,7 +84,7 @@ func TestRefused(t *testing.T) {
 		{"too many CPUs", "The number of vCPUs", func(s *vmm.Spec) { s.VCPU = 33 }},
 		{"no memory", "memory size", func(s *vmm.Spec) { s.MemoryMiB = 0 }},
 		{"no initramfs", "initrd file cannot be opened", func(s *vmm.Spec) { s.Initramfs = "/nonexistent/initramfs" }},
-		{"another network", "TAP devices only", func(s *vmm.Spec) { s.NIC = &vmm.NIC{Mode: vmm.NetworkUser} }},
+		{"another network", "to a network of mode", func(s *vmm.Spec) { s.NIC = &vmm.NIC{Mode: vmm.NetworkUser} }},
 		{"an ID that is none", "ended at once", func(s *vmm.Spec) { s.ID = "a_b" }},
 		{"a long path", "at most 107", func(s *vmm.Spec) { s.RunDir = "/tmp/" + strings.Repeat("x", 100) }},
 	} {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"banger/internal/vmm/firecracker/fcapi"
 	"banger/internal/vmm/kvm"
 	"banger/internal/vmm/launch"
+	"banger/internal/vmm/netns"
 	"banger/internal/vmm/process"
 )
 
@@ -40,7 +42,7 @@ type Driver struct {
 	options Options
 
 	mu    sync.Mutex
-	found *vmm.Capability // what Probe found, once it is usable
+	found *vmm.Capability // what Probe found, once nothing is amiss
 }
 
 var _ vmm.Driver = (*Driver)(nil)
@@ -51,8 +53,8 @@ func New(options Options) *Driver { return &Driver{options: options} }
 // Name implements [vmm.Driver].
 func (d *Driver) Name() string { return Name }
 
-// Probe implements [vmm.Driver]. What makes Firecracker usable is remembered,
-// what does not is looked at again each time.
+// Probe implements [vmm.Driver]. That all is well is remembered, what is amiss is
+// looked at again each time.
 func (d *Driver) Probe(ctx context.Context) vmm.Capability {
 	d.mu.Lock()
 	known := d.found
@@ -61,7 +63,7 @@ func (d *Driver) Probe(ctx context.Context) vmm.Capability {
 		return *known
 	}
 	capability := d.probe(ctx)
-	if capability.Usable {
+	if capability.Usable && len(capability.Reasons) == 0 {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.found = &capability
@@ -103,8 +105,13 @@ func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 		return nil, err
 	}
 	_ = log.Close()
+	network, err := dialNetwork(ctx, spec.NIC)
+	if err != nil {
+		return nil, err
+	}
+	defer network.Close() // of nil does nothing but say so
 	child, layers, err := launch.Start(ctx, d.options.Launcher, launch.Command{
-		Path: capability.Binary, Log: console, Grant: launch.GrantOf(spec, kvm.Device),
+		Path: capability.Binary, Log: console, Grant: grant(spec), Network: network,
 		Args: []string{"--api-sock", socket, "--id", spec.ID, "--log-path", spec.VMMLog, "--level", "Info"},
 	})
 	if err != nil {
@@ -131,6 +138,33 @@ func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 		Driver: Name, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID,
 		RunDir: spec.RunDir, Accelerator: vmm.AcceleratorKVM, Version: version, Confinement: layers,
 	}, child), nil
+}
+
+// grant is what Firecracker may use: a pure function of what it is to run.
+func grant(spec vmm.Spec) launch.Grant {
+	devices := []string{kvm.Device}
+	if spec.NIC != nil {
+		devices = append(devices, netns.Device)
+	}
+	return launch.GrantOf(spec, devices...)
+}
+
+// dialNetwork connects to the process that carries a guest's traffic, if there
+// is one.
+func dialNetwork(ctx context.Context, nic *vmm.NIC) (*os.File, error) {
+	if nic == nil || nic.Mode != vmm.NetworkStream {
+		return nil, nil
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", nic.Socket)
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect the VM to its network: %w", err)
+	}
+	defer conn.Close()
+	file, err := conn.(*net.UnixConn).File()
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect the VM to its network: %w", err)
+	}
+	return file, nil
 }
 
 // callTimeout bounds one call of the API, which answers in milliseconds; much

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"banger/internal/vmm"
+	"banger/internal/vmm/launch"
 )
 
 // Versions: the oldest that is supported, the newest that banger was tested
@@ -69,6 +70,11 @@ func (d *Driver) probe(ctx context.Context) vmm.Capability {
 	}
 	c.Usable, c.Accelerated = true, true
 	c.Networks = []vmm.NetworkMode{vmm.NetworkTAP}
+	if err := launch.CheckNetwork(ctx, d.options.Launcher); err != nil {
+		c.Reasons = append(c.Reasons, fmt.Sprintf("firecracker has no network without root here: %v", err))
+		return c
+	}
+	c.Networks = append(c.Networks, vmm.NetworkStream)
 	return c
 }
 

@@ -8,6 +8,7 @@ import (
 	"banger/internal/agent/wire"
 	"banger/internal/vmm"
 	"banger/internal/vmm/firecracker/fcapi"
+	"banger/internal/vmm/netns"
 )
 
 // Names in a VM's run directory.
@@ -59,10 +60,15 @@ func planOf(spec vmm.Spec) (plan, error) {
 		p.drives = append(p.drives, drive)
 	}
 	if nic := spec.NIC; nic != nil {
-		if nic.Mode != vmm.NetworkTAP {
-			return plan{}, fmt.Errorf("cannot connect a VM on firecracker to a network of mode %q: it takes TAP devices only", nic.Mode)
+		tap := nic.TAP
+		switch nic.Mode {
+		case vmm.NetworkTAP:
+		case vmm.NetworkStream:
+			tap = netns.TAP
+		case vmm.NetworkUser:
+			return plan{}, fmt.Errorf("cannot connect a VM on firecracker to a network of mode %q", nic.Mode)
 		}
-		p.nic = &fcapi.NetworkInterface{ID: "eth0", TAP: nic.TAP, MAC: nic.MAC}
+		p.nic = &fcapi.NetworkInterface{ID: "eth0", TAP: tap, MAC: nic.MAC}
 	}
 	return p, nil
 }

@@ -24,7 +24,8 @@ import (
 // Subcommand is what the executable is called with to run [Main].
 const Subcommand = "launch"
 
-// FirstFile is the descriptor that the first of [Command.Files] becomes.
+// FirstFile is the descriptor that the first of [Command.Files] becomes;
+// [Command.Network] comes after the last.
 const FirstFile = planFD + 1
 
 // Command is a VMM to be started, with all that it may use.
@@ -38,7 +39,12 @@ type Command struct {
 	Log *os.File
 	// Files are the descriptors from [FirstFile] on.
 	Files []*os.File
-	Grant Grant
+	// Network, if it is not nil, is a connection to the process that is to
+	// carry the guest's traffic. The VMM then has user and network namespaces
+	// of its own, with nothing but the device [netns.TAP], whose other end
+	// that process gets; the connection ends with the VMM.
+	Network *os.File
+	Grant   Grant
 }
 
 // Grant is what a VMM is left with. Paths that are not there are no error:
@@ -85,12 +91,13 @@ func GrantOf(spec vmm.Spec, devices ...string) Grant {
 	return grant
 }
 
-// plan is what the launcher is told.
+// plan is what the launcher is told. Without a path it only makes the network.
 type plan struct {
-	Path  string   `json:"path"`
-	Args  []string `json:"args"`
-	Files int      `json:"files"`
-	Grant Grant    `json:"grant"`
+	Path    string   `json:"path"`
+	Args    []string `json:"args"`
+	Files   int      `json:"files"`
+	Network bool     `json:"network"`
+	Grant   Grant    `json:"grant"`
 }
 
 // report is what the launcher answers: first the layers, then, should the
@@ -111,7 +118,34 @@ const (
 // is confined. launcher is an executable that runs [Main] when its first
 // argument is [Subcommand]. A layer that this host does not offer is left out,
 // which is no error. After an error nothing is left running.
-func Start(ctx context.Context, launcher string, command Command) (_ *process.Process, _ []confine.Layer, err error) {
+func Start(ctx context.Context, launcher string, command Command) (*process.Process, []confine.Layer, error) {
+	child, layers, err := start(ctx, launcher, command)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot start %q: %w", command.Path, err)
+	}
+	return child, layers, nil
+}
+
+// CheckNetwork says why [Command.Network] cannot be had on this host, if so.
+func CheckNetwork(ctx context.Context, launcher string) error {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = errors.Join(ours.Close(), theirs.Close()) }()
+	child, _, err := start(ctx, launcher, Command{Network: theirs})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = child.Close() }()
+	select { // so that it is reaped
+	case <-child.Done():
+	case <-ctx.Done():
+	}
+	return context.Cause(ctx)
+}
+
+func start(ctx context.Context, launcher string, command Command) (_ *process.Process, _ []confine.Layer, err error) {
 	var steps undo.Stack
 	defer steps.OnError(&err)
 	ours, theirs, err := socketPair()
@@ -119,10 +153,14 @@ func Start(ctx context.Context, launcher string, command Command) (_ *process.Pr
 		return nil, nil, err
 	}
 	defer func() { _ = ours.Close() }()
+	files := append([]*os.File{theirs}, command.Files...)
+	if command.Network != nil {
+		files = append(files, command.Network)
+	}
 	child, err := process.Start(process.Command{
 		Path: launcher, Args: []string{Subcommand}, Dir: "/", Log: command.Log,
 		Env:   []string{"PATH=/usr/bin:/bin", "LC_ALL=C"},
-		Files: append([]*os.File{theirs}, command.Files...),
+		Files: files, OwnNetwork: command.Network != nil,
 	})
 	theirs.Close()
 	if err != nil {
@@ -133,11 +171,10 @@ func Start(ctx context.Context, launcher string, command Command) (_ *process.Pr
 		defer cancel()
 		return errors.Join(child.Kill(killCtx), child.Close())
 	})
-	layers, err := instruct(ctx, ours, plan{Path: command.Path, Args: command.Args, Files: len(command.Files), Grant: command.Grant})
-	if err != nil {
-		return nil, nil, fmt.Errorf("cannot start %q: %w", command.Path, err)
-	}
-	return child, layers, nil
+	layers, err := instruct(ctx, ours, plan{
+		Path: command.Path, Args: command.Args, Files: len(command.Files), Network: command.Network != nil, Grant: command.Grant,
+	})
+	return child, layers, err
 }
 
 // instruct tells the launcher what to start, and returns when it has.

@@ -17,18 +17,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/confine"
+	"banger/internal/vmm/netns"
 )
 
 // planFD is the connection to [Start].
 const planFD = 3
 
 // Main is the process that [Start] starts: it becomes the VMM, and returns only
-// if it cannot.
+// if it cannot, or need not.
 func Main() error {
 	// What is set for one thread must be set for the one that goes on.
 	runtime.LockOSThread()
 	conn := os.NewFile(planFD, "plan")
 	err := launch(conn)
+	if err == nil {
+		return nil
+	}
 	// The caller has it from here, if it still reads.
 	_ = json.NewEncoder(conn).Encode(report{Error: err.Error()})
 	return err
@@ -45,13 +49,26 @@ func launch(conn *os.File) error {
 	if err != nil {
 		return err
 	}
-	if err := closeOthers(FirstFile + p.Files); err != nil {
+	first := FirstFile + p.Files
+	var layers []confine.Layer
+	if p.Network {
+		if err := netns.Connect(first); err != nil {
+			return err
+		}
+		first++
+		layers = append(layers, confine.Layer{Name: "network", On: true, Detail: "a namespace with the VM's device alone"})
+	}
+	if p.Path == "" {
+		return json.NewEncoder(conn).Encode(report{Layers: layers})
+	}
+	if err := closeOthers(first); err != nil {
 		return err
 	}
-	layers, err := restrict(p)
+	restricted, err := restrict(p)
 	if err != nil {
 		return err
 	}
+	layers = append(layers, restricted...)
 	if err := json.NewEncoder(conn).Encode(report{Layers: layers}); err != nil {
 		return fmt.Errorf("cannot report: %w", err)
 	}
@@ -72,6 +89,9 @@ func parsePlan(text []byte) (plan, error) {
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return plan{}, errors.New("cannot read the plan: something follows it")
+	}
+	if p.Path == "" && p.Network {
+		return p, nil
 	}
 	paths := []string{p.Path, p.Grant.RunDir}
 	for _, list := range [][]string{p.Grant.ReadOnly, p.Grant.ReadWrite, p.Grant.Devices} {

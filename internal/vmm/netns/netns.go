@@ -40,7 +40,7 @@ const HeaderSize = 10
 // which does not block: each read is one Ethernet frame, and so is each write,
 // behind a header of [HeaderSize] bytes.
 func Setup() (_ int, err error) {
-	tap, err := openTAP(TAP)
+	tap, err := OpenTAP(TAP)
 	if err != nil {
 		return -1, err
 	}
@@ -52,7 +52,7 @@ func Setup() (_ int, err error) {
 	if err != nil {
 		return -1, fmt.Errorf("cannot set up a TAP device: %w", err)
 	}
-	up, err := openTAP(uplink)
+	up, err := OpenTAP(uplink)
 	if err != nil {
 		return -1, err
 	}
@@ -69,8 +69,8 @@ func Setup() (_ int, err error) {
 	return up, join()
 }
 
-// openTAP makes a TAP device.
-func openTAP(name string) (int, error) {
+// OpenTAP opens a TAP device as VMMs do, which makes it if it is not there.
+func OpenTAP(name string) (int, error) {
 	fd, err := unix.Open(Device, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return -1, fmt.Errorf("cannot open %s: %w", Device, err)

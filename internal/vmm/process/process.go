@@ -71,6 +71,9 @@ func Start(command Command) (*Process, error) {
 		cmd.Stdout, cmd.Stderr = command.Log, command.Log
 	}
 	if err := cmd.Start(); err != nil {
+		if command.OwnNetwork && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("user namespaces are not allowed here: %w", err)
+		}
 		return nil, fmt.Errorf("cannot start %q: %w", command.Path, err)
 	}
 	pid := cmd.Process.Pid

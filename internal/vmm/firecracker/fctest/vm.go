@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"sync"
+
+	"banger/internal/vmm/netns"
 )
 
 // States of a VM.
@@ -256,6 +258,9 @@ func (v *vm) putNIC(id string, body []byte) error {
 		if other.ID != n.ID && n.MAC != "" && other.MAC == n.MAC {
 			return faultf("Cannot create network device: The MAC address is already in use: %s", n.MAC)
 		}
+	}
+	if _, err := netns.OpenTAP(n.TAP); err != nil {
+		return faultf("Could not create the network device: Open tap device failed: %v", err)
 	}
 	v.nics = append(v.nics, n)
 	return nil
