@@ -37,6 +37,7 @@ unit: ## unit tests only: no VM, no network
 # One test binary at a time: it boots real VMs. See test/e2e/README.md.
 e2e: ## end-to-end tests only
 	BANGER_E2E=1 go test -count=1 -v -timeout 40m ./test/e2e
+	BANGER_E2E=1 go test -count=1 -v -timeout 20m -run '^TestGuest$$' ./internal/vmm/qemu
 
 lab-tools: ## fetch the Firecracker that the lab runs, and check its hash
 	./scripts/lab-tools
@@ -65,7 +66,7 @@ uninstall: ## stop the daemon and remove what install installed; data stays
 quickstart: ## host packages, build, install, and a first VM; ARGS go to `banger vm run`
 	@PREFIX='$(PREFIX)' ./scripts/quickstart $(ARGS)
 
-bench: build ## measure, on real VMs; see docs/performance.md
+bench: build ## measure, on real VMs, and write docs/performance.md
 	./scripts/host-packages --tests
 	go run ./test/bench
 

@@ -23,6 +23,38 @@ const (
 	Image  = "debian-bookworm"
 )
 
+// Prepare installs banger under prefix and returns the [Dir] of the module at
+// root, with what it fetched there.
+func Prepare(ctx context.Context, root, prefix string, log io.Writer) (dir string, err error) {
+	if err := Install(ctx, root, prefix, log); err != nil {
+		return "", err
+	}
+	dir, err = Dir(root)
+	if err != nil {
+		return "", err
+	}
+	return dir, Fetch(ctx, dir, prefix, log)
+}
+
+// Install builds the module at root and installs it under prefix as users do.
+func Install(ctx context.Context, root, prefix string, log io.Writer) error {
+	cmd := exec.CommandContext(ctx, "make", "--no-print-directory", "install", "PREFIX="+prefix, "DESTDIR=")
+	cmd.Dir = root
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("cannot build the programs: %w", err)
+	}
+	return nil
+}
+
+// Agent is the guests' agent of a banger installed under prefix.
+func Agent(prefix string) string {
+	return filepath.Join(prefix, "lib", "banger", "banger-vsock-agent")
+}
+
+// State is banger's state directory in a [Dir]: it holds kernels and images.
+func State(dir string) string { return filepath.Join(dir, "banger") }
+
 // Dir is a directory that is kept between runs: below BANGER_TEST_STATE or
 // ~/.cache/banger-test, and named after the recipes in the module at root, so
 // that a changed recipe is fetched anew. It is made.
@@ -65,7 +97,7 @@ func Fetch(ctx context.Context, dir, prefix string, log io.Writer) (err error) {
 	}
 	// It has no VMs. Another version's database would be in the way.
 	for _, name := range []string{"banger.db", "banger.db-wal", "banger.db-shm"} {
-		if err := os.RemoveAll(filepath.Join(dir, "banger", name)); err != nil {
+		if err := os.RemoveAll(filepath.Join(State(dir), name)); err != nil {
 			return err
 		}
 	}

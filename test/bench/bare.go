@@ -29,6 +29,10 @@ const (
 
 const bareTimeout = 3 * time.Minute
 
+// bareUp is what the guest says on its console when it has an address: a
+// connection that is made before is tried again only after seconds.
+const bareUp = "bare: up"
+
 // bare is the least that it takes to boot the same guest by hand.
 type bare struct {
 	dir     string
@@ -54,6 +58,7 @@ $b mount -t ext4 -o ro /dev/vdb /newroot/usr/lib/modules
 $b ip addr add 10.0.2.15/24 dev eth0
 $b ip link set eth0 up
 $b ip route add default via 10.0.2.2
+echo %s
 $b cp -a /files/. /newroot/
 $b mount -o move /dev /newroot/dev
 $b mount -o move /proc /newroot/proc
@@ -94,7 +99,7 @@ func newBare(dir string, machine []string, krn kernel.Kernel, img image.Image) (
 	b.command = append(b.command,
 		"-smp", strconv.Itoa(benchVCPU), "-m", fmt.Sprintf("%dM", benchMemoryMiB),
 		"-kernel", krn.Vmlinux(), "-initrd", filepath.Join(dir, "initramfs"),
-		"-serial", "file:"+filepath.Join(dir, "console"),
+		"-serial", "file:"+b.console(),
 		"-drive", "if=none,id=a,format=raw,readonly=on,file="+img.RootDisk(), "-device", "virtio-blk-device,drive=a",
 		"-drive", "if=none,id=b,format=raw,readonly=on,file="+krn.ModulesDisk(), "-device", "virtio-blk-device,drive=b",
 		"-object", "rng-builtin,id=rng", "-device", "virtio-rng-device,rng=rng",
@@ -107,6 +112,9 @@ func newBare(dir string, machine []string, krn kernel.Kernel, img image.Image) (
 func (b *bare) boot(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, bareTimeout)
 	defer cancel()
+	if err := os.Remove(b.console()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return 0, err
+	}
 	begun := time.Now()
 	qemu := exec.CommandContext(ctx, b.command[0], b.command[1:]...)
 	var said bytes.Buffer
@@ -119,7 +127,7 @@ func (b *bare) boot(ctx context.Context) (time.Duration, error) {
 	cancel() // kills it
 	waitErr := qemu.Wait()
 	if err != nil {
-		console, readErr := os.ReadFile(filepath.Join(b.dir, "console"))
+		console, readErr := os.ReadFile(b.console())
 		return 0, errors.Join(fmt.Errorf("the bare boot: %w; QEMU: %w %s; console: %s", err, waitErr, said.String(), console), readErr)
 	}
 	return took, nil
@@ -127,9 +135,14 @@ func (b *bare) boot(ctx context.Context) (time.Duration, error) {
 
 // answered waits for sshd's greeting, then runs a command once.
 func (b *bare) answered(ctx context.Context) error {
-	for !b.greets(ctx) {
-		if ctx.Err() != nil {
-			return ctx.Err()
+	for _, ready := range []func(context.Context) (bool, error){b.up, b.greets} {
+		for {
+			if ok, err := ready(ctx); ok {
+				break
+			} else if ctx.Err() != nil {
+				return errors.Join(ctx.Err(), err)
+			}
+			time.Sleep(10 * time.Millisecond)
 		}
 	}
 	ssh := exec.CommandContext(ctx, "ssh", "-F", "/dev/null", "-i", filepath.Join(b.dir, "key"), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
@@ -141,24 +154,30 @@ func (b *bare) answered(ctx context.Context) error {
 	return nil
 }
 
-func (b *bare) greets(ctx context.Context) bool {
-	const patience = 200 * time.Millisecond
+func (b *bare) console() string { return filepath.Join(b.dir, "console") }
+
+func (b *bare) up(context.Context) (bool, error) {
+	console, err := os.ReadFile(b.console())
+	return bytes.Contains(console, []byte(bareUp)), err
+}
+
+// greets says whether sshd answers. As long as nobody listens a connection ends
+// at once; then the greeting takes its time on a busy machine, and to give up
+// and ask again would only slow it down.
+func (b *bare) greets(ctx context.Context) (bool, error) {
+	const patience = 30 * time.Second
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", b.port))
 	if err != nil {
-		time.Sleep(patience / 10)
-		return false
+		return false, err
 	}
 	defer conn.Close()
 	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		return false
+		return false, err
 	}
 	greeting := make([]byte, 4)
-	if _, err := io.ReadFull(conn, greeting); err != nil {
-		time.Sleep(patience / 10)
-		return false
-	}
-	return string(greeting) == "SSH-"
+	_, err = io.ReadFull(conn, greeting)
+	return string(greeting) == "SSH-", err
 }
 
 func freePort() (int, error) {
@@ -179,7 +198,7 @@ func bareInitramfs(krn kernel.Kernel, init, authorized, hostPrivate, hostPublic 
 		mode cpio.FileMode
 		data []byte
 	}
-	files := []file{{"init", 0o755, fmt.Appendf(nil, bareInit, init)}, {"bin/busybox", 0o755, busybox}}
+	files := []file{{"init", 0o755, fmt.Appendf(nil, bareInit, bareUp, init)}, {"bin/busybox", 0o755, busybox}}
 	var names []string
 	for _, path := range krn.BootModules() {
 		data, err := os.ReadFile(path)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"banger/internal/store"
+	"banger/test/base"
 )
 
 const manyRecords = 1000
@@ -20,7 +21,7 @@ func measureMany(ctx context.Context, in *instance, r *report) error {
 	if _, err := in.output(ctx, "daemon", "stop"); err != nil {
 		return err
 	}
-	path := filepath.Join(in.stateHome, "banger", "banger.db")
+	path := filepath.Join(base.State(in.stateHome), "banger.db")
 	if err := insertMany(ctx, path); err != nil {
 		return err
 	}
@@ -35,7 +36,7 @@ func measureMany(ctx context.Context, in *instance, r *report) error {
 	if err != nil {
 		return err
 	}
-	r.add(fmt.Sprintf("`vm list` with %d records, p50 of 50", manyRecords), milliseconds(all.p50()), "< 20 ms")
+	r.add(fmt.Sprintf("`vm list` with %d records, p50 of 50", manyRecords), milliseconds, all.p50().Seconds()*1000, 20)
 	// Its idle memory is that of an ordinary user, with no VM.
 	if _, err := in.output(ctx, "daemon", "stop"); err != nil {
 		return err
@@ -59,7 +60,7 @@ func measureMany(ctx context.Context, in *instance, r *report) error {
 	if err != nil {
 		return err
 	}
-	r.add("resident memory of an idle bangerd", fmt.Sprintf("%.1f MiB", float64(resident)/1024), "< 40 MiB")
+	r.add("resident memory of an idle bangerd", mebibytes, float64(resident)/1024, 40)
 	return nil
 }
 

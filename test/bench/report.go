@@ -1,11 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -15,49 +16,102 @@ import (
 // times are durations of the same thing.
 type times []time.Duration
 
-func (t times) p50() time.Duration { return t.percentile(50) }
-func (t times) p99() time.Duration { return t.percentile(99) }
+func (t times) p50() time.Duration { return percentile(t, 50) }
+func (t times) p99() time.Duration { return percentile(t, 99) }
 
 // percentile is the smallest that p percent are not above.
-func (t times) percentile(p int) time.Duration {
-	sorted := slices.Sorted(slices.Values(t))
-	return sorted[max(0, (len(sorted)*p+99)/100-1)]
+func percentile[T cmp.Ordered](all []T, p int) T {
+	return slices.Sorted(slices.Values(all))[max(0, (len(all)*p+99)/100-1)]
 }
 
-func milliseconds(d time.Duration) string {
-	return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
-}
-func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
+// unit is how a value is written.
+type unit string
+
+const (
+	milliseconds unit = "%.1f ms"
+	seconds      unit = "%.2f s"
+	mebibytes    unit = "%.1f MiB"
+	ratio        unit = "%.2f"
+)
 
 // report is what was measured.
 type report struct {
-	rows [][3]string
-	qemu []string // of the bare boot
+	rows  []string
+	bare  []string  // the command line of the bare boot
+	pairs []float64 // each cold run divided by the bare boot before it
+	qemu  string    // its version
+	load  float64   // of the machine before anything was measured
 }
 
-func (r *report) add(what, value, goal string) {
-	r.rows = append(r.rows, [3]string{what, value, goal})
-	fmt.Fprintf(os.Stderr, "%s: %s\n", what, value)
-}
-
-func (r *report) write(ctx context.Context, w io.Writer) error {
+func newReport(ctx context.Context) (*report, error) {
 	version, err := exec.CommandContext(ctx, "qemu-system-x86_64", "--version").Output()
 	if err != nil {
-		return fmt.Errorf("cannot ask QEMU for its version: %w", err)
+		return nil, fmt.Errorf("cannot ask QEMU for its version: %w", err)
 	}
-	first, _, _ := strings.Cut(string(version), "\n")
+	loads, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return nil, err
+	}
+	r := &report{}
+	r.qemu, _, _ = strings.Cut(string(version), "\n")
+	_, err = fmt.Sscan(string(loads), &r.load)
+	return r, err
+}
+
+// add notes a value, and whether it keeps the limit if that is not zero.
+func (r *report) add(what string, unit unit, value, limit float64) {
+	goal, met := "", ""
+	if limit != 0 {
+		goal, met = "at most "+fmt.Sprintf(string(unit), limit), "no"
+		if value <= limit {
+			met = "yes"
+		}
+	}
+	row := fmt.Sprintf("| %s | %s | %s | %s |", what, fmt.Sprintf(string(unit), value), goal, met)
+	r.rows = append(r.rows, row)
+	fmt.Fprintln(os.Stderr, row)
+}
+
+const text = `# Performance
+
+Written by ` + "`make bench`" + `, which measures all of it in one run, on real VMs, with an instance of banger of its own. On another machine, or a
+busy one, other figures come out: run it on yours.
+
+| measured | value | goal | met |
+|---|---|---|---|
+%s
+
+%d CPUs (%s); %s, %s; load average before the first measurement: %.1f; %s.%s
+
+A cold run is everything: the VM is created, booted, used and deleted, and the prompt is back. The bare boot is the least that it takes
+by hand: the same kernel and image on the same machine, a busybox init that mounts them with a writable layer in memory, and in the
+initramfs the files that ssh needs. It lasts from the start of QEMU to the exit of ` + "`ssh ... true`" + `; nothing is created or deleted. The
+two take turns. Each cold run divided by the bare boot just before it: %s. The bare boot's command:
+
+    %s
+`
+
+func (r *report) markdown() string {
 	accelerator := "emulation (TCG)"
-	if slices.Contains(r.qemu, "kvm") {
+	if slices.Contains(r.bare, "kvm") {
 		accelerator = "KVM"
 	}
-	fmt.Fprintf(w, "| measured | value | goal |\n|---|---|---|\n")
-	for _, row := range r.rows {
-		fmt.Fprintf(w, "| %s | %s | %s |\n", row[0], row[1], row[2])
+	pairs := make([]string, len(r.pairs))
+	for i, pair := range r.pairs {
+		pairs[i] = fmt.Sprintf(string(ratio), pair)
 	}
-	fmt.Fprintf(w, "\nMachine: %d CPUs, %s; %s, %s. Made by `make bench` on %s.\n", runtime.NumCPU(), cpuModel(), first, accelerator, time.Now().UTC().Format(time.DateOnly))
-	_, err = fmt.Fprintf(w, "\nThe bare boot is the same kernel and image on a comparable machine, with the files that make it reachable in a RAM disk, and a busybox\ninit that mounts what banger's agent mounts:\n\n    %s\n", strings.Join(quoted(r.qemu), " "))
-	return err
+	command := strings.Join(quoted(r.bare), " ")
+	command = directories.ReplaceAllString(command, "$1")
+	busy := ""
+	if cpus := runtime.NumCPU(); r.load > float64(cpus) {
+		busy = "\n**The machine was busy with other work: the figures are those of waiting for a CPU.**"
+	}
+	return fmt.Sprintf(text, strings.Join(r.rows, "\n"), runtime.NumCPU(), cpuModel(), r.qemu, accelerator, r.load, time.Now().UTC().Format(time.DateOnly), busy,
+		strings.Join(pairs, ", "), command)
 }
+
+// directories are those before a file's name.
+var directories = regexp.MustCompile(`([ =:])/[^ ,]*/`)
 
 // quoted is a command line as a shell takes it.
 func quoted(args []string) []string {

@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
+
+	"banger/test/base"
 )
 
 // enabled is the one gate of these tests.
@@ -53,11 +53,5 @@ func install() (dir string, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "make", "--no-print-directory", "install", "PREFIX="+dir, "DESTDIR=")
-	cmd.Dir = filepath.Join("..", "..")
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return dir, fmt.Errorf("cannot build the programs: %w", err)
-	}
-	return dir, nil
+	return dir, base.Install(ctx, root(), dir, os.Stderr)
 }

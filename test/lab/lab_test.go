@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"banger/test/base"
 )
 
 // findFirecracker returns the binary to test: BANGER_TEST_FIRECRACKER, else
@@ -63,11 +65,15 @@ func TestLab(t *testing.T) {
 	cache := filepath.Join(caches, "banger-test")
 	firecracker := findFirecracker(cache)
 	need(t, firecracker != "", "firecracker: BANGER_TEST_FIRECRACKER names none, there is none in PATH, and `make lab-tools` fetches one")
-	state := os.Getenv("BANGER_TEST_STATE")
-	need(t, state != "", "a state directory with kernel and image: BANGER_TEST_STATE names none")
 
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
 	defer cancel()
+	prefix := t.TempDir()
+	fetched, err := base.Prepare(ctx, filepath.Join("..", ".."), prefix, os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := base.State(fetched)
 	dir, err := os.MkdirTemp("/tmp", "banger-lab-") //nolint:usetesting // short enough for sockets
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +84,7 @@ func TestLab(t *testing.T) {
 	need(t, err == nil && len(images) > 0, "an image in "+state)
 	h, err := start(ctx, options{
 		cache: cache, dir: dir, kernels: newKernels(state, t.TempDir()), memory: 5120, readOnly: images[:1],
-		agent: build(t, "agent", "build", "-trimpath", "-ldflags=-s -w", "banger/cmd/banger-vsock-agent"),
+		agent: base.Agent(prefix),
 	})
 	if err != nil {
 		console, _ := os.ReadFile(filepath.Join(dir, "console.log"))

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,11 +12,13 @@ import (
 
 	"banger/internal/agent/wire"
 	"banger/internal/disk"
+	"banger/internal/image"
 	"banger/internal/kernel"
 	"banger/internal/vmm"
 	"banger/internal/vmm/kvm"
 	"banger/internal/vmm/qemu"
 	"banger/internal/vmm/vmmtest"
+	"banger/test/base"
 )
 
 // emulated makes drivers that do not use KVM, so that all hosts do the same.
@@ -210,24 +211,24 @@ func TestUnusable(t *testing.T) {
 	}
 }
 
-// TestGuest runs the contract on a real guest. It needs a state directory in
-// which kernel and image have been pulled, named by BANGER_TEST_STATE.
+// TestGuest runs the contract on a real guest, as part of make e2e.
 func TestGuest(t *testing.T) {
 	t.Parallel()
-	state := os.Getenv("BANGER_TEST_STATE")
-	if state == "" {
-		t.Skip("NOT TESTED with a real guest: BANGER_TEST_STATE names no state directory with kernel and image")
+	if os.Getenv("BANGER_E2E") == "" {
+		t.Skip("NOT TESTED with a real guest: set BANGER_E2E=1, or run: make e2e")
 	}
-	needQEMU(t)
-	base := guestSpec(t, state)
+	if c := emulated(t).Probe(t.Context()); !c.Usable {
+		t.Fatalf("no usable QEMU on this host: %v", c.Reasons)
+	}
+	shared := guestSpec(t)
 	vmmtest.Run(t, vmmtest.Harness{
 		Driver: emulated,
 		Spec: func(tb testing.TB) vmm.Spec {
 			tb.Helper()
 			own := newSpec(tb)
-			spec := base
+			spec := shared
 			spec.ID, spec.RunDir, spec.ConsoleLog, spec.VMMLog, spec.NIC = own.ID, own.RunDir, own.ConsoleLog, own.VMMLog, own.NIC
-			spec.Disks = append([]vmm.Disk(nil), base.Disks...)
+			spec.Disks = append([]vmm.Disk(nil), shared.Disks...)
 			for i, role := range []string{"overlay", "work"} {
 				path := filepath.Join(filepath.Dir(own.Disks[0].Path), role)
 				if err := disk.Create(tb.Context(), path, 2<<30); err != nil {
@@ -249,32 +250,36 @@ func TestGuest(t *testing.T) {
 }
 
 // guestSpec is what all real guests share: disks 1 and 2 are each guest's own.
-func guestSpec(t *testing.T, state string) vmm.Spec {
+func guestSpec(t *testing.T) vmm.Spec {
 	t.Helper()
-	agentBinary := filepath.Join(t.TempDir(), "agent")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", agentBinary, "banger/cmd/banger-vsock-agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("cannot build the agent: %v\n%s", err, out)
-	}
-	kernels := kernel.New(kernel.Options{
-		Dir: filepath.Join(state, "kernels"), CacheDir: t.TempDir(), Log: slog.New(slog.DiscardHandler),
-	})
-	list, err := kernels.List()
-	if err != nil || len(list) == 0 {
-		t.Fatalf("no kernel in %q: %v", state, err)
-	}
-	initramfs, err := kernels.Initramfs(t.Context(), list[0], agentBinary)
+	prefix := t.TempDir()
+	dir, err := base.Prepare(t.Context(), filepath.Join("..", "..", ".."), prefix, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	images, err := filepath.Glob(filepath.Join(state, "images", "objects", "*", "root.ext4"))
-	if err != nil || len(images) == 0 {
-		t.Fatalf("no image in %q: %v", state, err)
+	state := base.State(dir)
+	kernels := kernel.New(kernel.Options{
+		Dir: filepath.Join(state, "kernels"), CacheDir: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+	})
+	krn, err := kernels.Get(base.Kernel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	images, err := image.Open(filepath.Join(state, "images"), image.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := images.Get(base.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	initramfs, err := kernels.Initramfs(t.Context(), krn, base.Agent(prefix))
+	if err != nil {
+		t.Fatal(err)
 	}
 	return vmm.Spec{
 		VCPU: 2, MemoryMiB: 1024,
-		Kernel: list[0].Vmlinux(), Initramfs: initramfs,
-		Disks: []vmm.Disk{{Path: images[0], ReadOnly: true}, {}, {}, {Path: list[0].ModulesDisk(), ReadOnly: true}},
+		Kernel: krn.Vmlinux(), Initramfs: initramfs,
+		Disks: []vmm.Disk{{Path: img.RootDisk(), ReadOnly: true}, {}, {}, {Path: krn.ModulesDisk(), ReadOnly: true}},
 	}
 }
