@@ -22,15 +22,16 @@ var leaves = []string{"api", "agent/wire", "progress", "undo", "paths", "size", 
 var allowed = map[string][]string{
 	"agent":   nil,
 	"api":     {"vmm"}, // handles are part of what a VM is
+	"bundle":  {"objects", "download"},
 	"cli":     {"client", "agent", "doctor", "ssh", "sshconfig", "workspace"},
 	"client":  nil,
-	"daemon":  {"vm", "store", "image", "kernel", "vmm", "network", "ssh", "doctor", "agent"},
+	"daemon":  {"vm", "store", "image", "kernel", "bundle", "vmm", "network", "ssh", "doctor", "agent"},
 	"debian":  nil,
 	"disk":    nil,
 	"doctor":  {"disk", "image", "kernel", "store", "vmm", "network", "ssh", "sshconfig"},
 	"guest":   {"agent"},
-	"image":   {"debian", "objects"},
-	"kernel":  {"debian", "objects"},
+	"image":   {"debian", "objects", "bundle", "download"},
+	"kernel":  {"debian", "objects", "bundle", "download"},
 	"network": {"vmm", "agent"}, // vmm/process runs it; ports go through the agent
 	"store":   {"vmm"},          // a record has a handle
 	"vm":      {"vmm", "image", "kernel", "disk", "network", "agent", "store", "filesync"},

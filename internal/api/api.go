@@ -234,20 +234,44 @@ type ContainerConfig struct {
 	Cmd        []string `json:"cmd,omitempty"`
 }
 
-// Pull asks for an image or kernel of the catalog, or for an image in a
-// registry: then Name is its reference.
+// Pull asks for an image or kernel of the catalog, for a bundle at a URL, or
+// for an image in a registry: then Name is the URL or reference.
 type Pull struct {
 	Name string `json:"name"`
-	// As is what an image of a registry is called, if not after its reference.
+	// As is what the image or kernel is called, if not as the catalog or the
+	// bundle says, or after the reference.
 	As string `json:"as,omitempty"`
-	// Insecure allows a registry without TLS.
+	// Insecure allows a server without TLS.
 	Insecure bool `json:"insecure,omitempty"`
+	// Untrusted takes a bundle whoever has made it.
+	Untrusted bool `json:"untrusted,omitempty"`
 }
 
-// ImportImage makes an image of a file or directory on the host.
-type ImportImage struct {
+// Import makes an image or kernel of a file or directory on the host.
+type Import struct {
 	Path string `json:"path"` // absolute
 	Name string `json:"name,omitempty"`
+	// Untrusted takes a bundle whoever has made it.
+	Untrusted bool `json:"untrusted,omitempty"`
+}
+
+// Export packs an image or kernel into a file.
+type Export struct {
+	// Path is absolute. If it is a directory the file's name is made of what
+	// is in it.
+	Path string `json:"path"`
+}
+
+// Exported is what was packed.
+type Exported struct {
+	Name   string `json:"name"`
+	Path   string `json:"path"`
+	Digest string `json:"digest"` // of the image or kernel
+	Size   int64  `json:"size"`   // of the file, in bytes
+	// Signed is what a signature of the bundle has to be of.
+	Signed string `json:"signed"`
+	// Signature is the signature's file, if the bundle was signed.
+	Signature string `json:"signature,omitempty"`
 }
 
 // Prune asks for the removal of what can be fetched again.

@@ -20,7 +20,8 @@ import (
 func newImage(a *app) *cobra.Command {
 	return newGroup("image", "Images that VMs boot", `Images that VMs boot. They are never changed by a VM: each writes to disks of its
 own. The default image is pulled by itself when it is first needed.`, groupManage,
-		newImageList(a), newImageShow(a), newImagePull(a), newImageImport(a), newImageDelete(a), newImagePrune(a))
+		newImageList(a), newImageShow(a), newImagePull(a), newImageImport(a),
+		newExport(a, "image", "debian-bookworm", presentImages, (*client.Client).ExportImage), newImageDelete(a), newImagePrune(a))
 }
 
 func newImageList(a *app) *cobra.Command {
@@ -170,29 +171,38 @@ func newImagePull(a *app) *cobra.Command {
 	var asJSON bool
 	var request api.Pull
 	cmd := &cobra.Command{
-		Use:   "pull NAME|REFERENCE",
+		Use:   "pull NAME|URL|REFERENCE",
 		Short: "Get an image",
 		Long: `Get an image of the catalog. One that is not published is built on this machine
 from the distribution's own signed archive, which takes a few minutes.
 
-What has a '/', ':' or '@' in it is a reference to a container image in a registry,
-as docker has them: any for linux/amd64 becomes an image that boots. Credentials are
-those of docker and podman. A second pull gets what the tag means by then.`,
+A URL (https://...) is of a bundle that 'image export' has made: all of it is verified
+before the image is there. If FILE.sig is beside it, the signature must be of one of
+trusted_keys of the configuration; where that has keys, there must be a signature.
+
+Else what has a '/', ':' or '@' in it is a reference to a container image in a
+registry, as docker has them: any for linux/amd64 becomes an image that boots.
+Credentials are those of docker and podman. A second pull gets what the tag means by
+then.`,
 		Example: `  banger image pull debian-bookworm
+  banger image pull https://example.org/images/team.tar.zst
   banger image pull alpine:3.20
   banger image pull --name tools registry.example.org/team/tools:1.2
   banger vm run --image alpine-3.20`,
-		Args:              exactly("the image's name or reference"),
+		Args:              exactly("the image's name, URL or reference"),
 		ValidArgsFunction: first(a.live(allImages)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return pull(cmd.Context(), a, asJSON, func(ctx context.Context, c *client.Client) (any, string, error) {
 				report, end := a.progress()
 				defer end()
 				request.Name = args[0]
-				if strings.ContainsAny(request.Name, "/:@") {
+				switch {
+				case request.Untrusted && !strings.Contains(request.Name, "://"):
+					return nil, "", usagef("--untrusted is about bundles at a URL, and %q is none", request.Name)
+				case strings.ContainsAny(request.Name, "/:@"):
 					report.Step("pulling " + request.Name)
-				} else if request.As != "" || request.Insecure {
-					return nil, "", usagef("--name and --insecure are about images in registries, and %q is none", request.Name)
+				case request.As != "" || request.Insecure:
+					return nil, "", usagef("--name and --insecure are about images in registries and bundles, and %q is none", request.Name)
 				}
 				image, err := c.PullImage(ctx, request, report)
 				return image, image.Name, err
@@ -200,24 +210,36 @@ those of docker and podman. A second pull gets what the tag means by then.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write the image as JSON in place of its name")
-	cmd.Flags().StringVar(&request.As, "name", "", "call the image `NAME` (default: made of the reference)")
-	cmd.Flags().BoolVar(&request.Insecure, "insecure", false, "allow a registry without TLS")
+	cmd.Flags().StringVar(&request.As, "name", "", "call the image `NAME` (default: as in the bundle, or made of the reference)")
+	cmd.Flags().BoolVar(&request.Insecure, "insecure", false, "allow a registry or server without TLS")
+	untrustedFlag(cmd, &request.Untrusted)
 	completeFlag(cmd, "name", cobra.NoFileCompletions)
 	return cmd
 }
 
+// untrustedFlag is what turns off the check of who made a bundle.
+func untrustedFlag(cmd *cobra.Command, to *bool) {
+	cmd.Flags().BoolVar(to, "untrusted", false, "take a bundle whoever has made it: look at no signature")
+}
+
 func newImageImport(a *app) *cobra.Command {
 	var asJSON bool
-	var request api.ImportImage
+	var request api.Import
 	cmd := &cobra.Command{
 		Use:   "import PATH",
 		Short: "Make an image of a file or directory",
-		Long: `Make an image of a container image or a root file system on this host: an OCI
-layout (a directory or an archive of one), what 'docker save' writes, or a tar
-archive of a root file system. Archives may be compressed with gzip, zstd or xz.`,
+		Long: `Make an image of a file or directory on this host: a bundle that 'image export' has
+made, a container image (an OCI layout, as a directory or an archive, or what 'docker
+save' writes), or a tar archive of a root file system. Archives may be compressed with
+gzip, zstd or xz.
+
+A bundle is verified before the image is there. If FILE.sig is beside it, the signature
+must be of one of trusted_keys of the configuration; where that has keys, there must be
+a signature.`,
 		Example: `  docker save tools:1.2 -o tools.tar && banger image import tools.tar
   banger image import --name mini rootfs.tar.zst
-  banger image import ./layout`,
+  banger image import ./layout
+  banger image import team.tar.zst`,
 		Args: exactly("the path"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := filepath.Abs(args[0])
@@ -235,6 +257,7 @@ archive of a root file system. Archives may be compressed with gzip, zstd or xz.
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write the image as JSON in place of its name")
 	cmd.Flags().StringVar(&request.Name, "name", "", "call the image `NAME` (default: made of what it was saved as, or of the path)")
+	untrustedFlag(cmd, &request.Untrusted)
 	completeFlag(cmd, "name", cobra.NoFileCompletions)
 	return cmd
 }

@@ -2,11 +2,13 @@ package cli
 
 import (
 	"context"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/api"
 	"banger/internal/client"
 	"banger/internal/progress"
 )
@@ -14,7 +16,8 @@ import (
 func newKernel(a *app) *cobra.Command {
 	return newGroup("kernel", "Kernels that VMs boot with", `Kernels that VMs boot with. An image names the one it wants, and it is pulled by
 itself when it is first needed.`, groupManage,
-		newKernelList(a), newKernelShow(a), newKernelPull(a), newKernelDelete(a))
+		newKernelList(a), newKernelShow(a), newKernelPull(a), newKernelImport(a),
+		newExport(a, "kernel", "debian-6.12", presentKernels, (*client.Client).ExportKernel), newKernelDelete(a))
 }
 
 type kernelListOptions struct {
@@ -102,23 +105,68 @@ func runKernelShow(ctx context.Context, a *app, name string, asJSON bool) error 
 
 func newKernelPull(a *app) *cobra.Command {
 	var asJSON bool
+	var request api.Pull
 	cmd := &cobra.Command{
-		Use:               "pull NAME",
-		Short:             "Get a kernel",
-		Long:              "Get a kernel of the catalog from the distribution's own signed archive.",
-		Example:           "  banger kernel pull debian-6.12",
-		Args:              exactly("the kernel's name"),
+		Use:   "pull NAME|URL",
+		Short: "Get a kernel",
+		Long: `Get a kernel of the catalog from the distribution's own signed archive, or one that
+is in a bundle at a URL (https://...) which 'kernel export' has made. All of a bundle
+is verified before the kernel is there. If FILE.sig is beside it, the signature must be
+of one of trusted_keys of the configuration; where that has keys, there must be a
+signature.`,
+		Example:           "  banger kernel pull debian-6.12\n  banger kernel pull https://example.org/kernels/custom.tar.zst",
+		Args:              exactly("the kernel's name or URL"),
 		ValidArgsFunction: first(a.live(allKernels)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return pull(cmd.Context(), a, asJSON, func(ctx context.Context, c *client.Client) (any, string, error) {
 				report, end := a.progress()
 				defer end()
-				kernel, err := c.PullKernel(ctx, args[0], report)
+				request.Name = args[0]
+				if !strings.Contains(request.Name, "://") && (request.As != "" || request.Insecure || request.Untrusted) {
+					return nil, "", usagef("--name, --insecure and --untrusted are about bundles at a URL, and %q is none", request.Name)
+				}
+				kernel, err := c.PullKernel(ctx, request, report)
 				return kernel, kernel.Name, err
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write the kernel as JSON in place of its name")
+	cmd.Flags().StringVar(&request.As, "name", "", "call the kernel `NAME` (default: as in the bundle)")
+	cmd.Flags().BoolVar(&request.Insecure, "insecure", false, "allow a server without TLS")
+	untrustedFlag(cmd, &request.Untrusted)
+	completeFlag(cmd, "name", cobra.NoFileCompletions)
+	return cmd
+}
+
+func newKernelImport(a *app) *cobra.Command {
+	var asJSON bool
+	var request api.Import
+	cmd := &cobra.Command{
+		Use:   "import PATH",
+		Short: "Get a kernel from a file",
+		Long: `Get the kernel of a bundle that 'kernel export' has made. It is verified before the
+kernel is there. If FILE.sig is beside it, the signature must be of one of trusted_keys
+of the configuration; where that has keys, there must be a signature.`,
+		Example: "  banger kernel import custom.tar.zst",
+		Args:    exactly("the path"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			request.Path = path
+			return pull(cmd.Context(), a, asJSON, func(ctx context.Context, c *client.Client) (any, string, error) {
+				report, end := a.progress()
+				defer end()
+				kernel, err := c.ImportKernel(ctx, request, report)
+				return kernel, kernel.Name, err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "write the kernel as JSON in place of its name")
+	cmd.Flags().StringVar(&request.Name, "name", "", "call the kernel `NAME` (default: as in the bundle)")
+	untrustedFlag(cmd, &request.Untrusted)
+	completeFlag(cmd, "name", cobra.NoFileCompletions)
 	return cmd
 }
 

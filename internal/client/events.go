@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"banger/internal/api"
@@ -50,24 +51,45 @@ func (c *Client) StopVM(ctx context.Context, ref string, stop api.StopVM, report
 }
 
 // ImportImage makes an image of a file or directory on this host.
-func (c *Client) ImportImage(ctx context.Context, request api.ImportImage, report progress.Func) (api.Image, error) {
+func (c *Client) ImportImage(ctx context.Context, request api.Import, report progress.Func) (api.Image, error) {
 	var image api.Image
 	err := c.events(ctx, "/v1/images/import", request, &image, report)
 	return image, err
 }
 
-// PullImage gets an image of the catalog or of a registry.
+// PullImage gets an image of the catalog, of a bundle or of a registry.
 func (c *Client) PullImage(ctx context.Context, pull api.Pull, report progress.Func) (api.Image, error) {
 	var image api.Image
 	err := c.events(ctx, "/v1/images/pull", pull, &image, report)
 	return image, err
 }
 
-// PullKernel gets a kernel of the catalog.
-func (c *Client) PullKernel(ctx context.Context, name string, report progress.Func) (api.Kernel, error) {
+// ExportImage packs an image into a file.
+func (c *Client) ExportImage(ctx context.Context, name string, request api.Export, report progress.Func) (api.Exported, error) {
+	var exported api.Exported
+	err := c.events(ctx, "/v1/images/"+url.PathEscape(name)+"/export", request, &exported, report)
+	return exported, err
+}
+
+// PullKernel gets a kernel of the catalog, or of a bundle.
+func (c *Client) PullKernel(ctx context.Context, pull api.Pull, report progress.Func) (api.Kernel, error) {
 	var kernel api.Kernel
-	err := c.events(ctx, "/v1/kernels/pull", api.Pull{Name: name}, &kernel, report)
+	err := c.events(ctx, "/v1/kernels/pull", pull, &kernel, report)
 	return kernel, err
+}
+
+// ImportKernel makes a kernel of a file or directory on this host.
+func (c *Client) ImportKernel(ctx context.Context, request api.Import, report progress.Func) (api.Kernel, error) {
+	var kernel api.Kernel
+	err := c.events(ctx, "/v1/kernels/import", request, &kernel, report)
+	return kernel, err
+}
+
+// ExportKernel packs a kernel into a file.
+func (c *Client) ExportKernel(ctx context.Context, name string, request api.Export, report progress.Func) (api.Exported, error) {
+	var exported api.Exported
+	err := c.events(ctx, "/v1/kernels/"+url.PathEscape(name)+"/export", request, &exported, report)
+	return exported, err
 }
 
 // Ports the guest listens on.

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+	"golang.org/x/crypto/ssh"
 
 	"banger/internal/paths"
 	"banger/internal/size"
@@ -42,18 +43,21 @@ type Config struct {
 	DNSPort int
 	// Network is what guests may reach.
 	Network NetworkAccess
+	// TrustedKeys are whose signatures of bundles count.
+	TrustedKeys []ssh.PublicKey
 }
 
 // file is config.toml as written. Pointers tell an absent key from a zero.
 type file struct {
-	DefaultImage   *string `toml:"default_image_name"`
-	SSHKeyPath     *string `toml:"ssh_key_path"`
-	FirecrackerBin *string `toml:"firecracker_bin"`
-	QEMUBin        *string `toml:"qemu_bin"`
-	VMM            *string `toml:"vmm"`
-	LogLevel       *string `toml:"log_level"`
-	DNSPort        *int64  `toml:"dns_port"`
-	DebianMirror   *string `toml:"debian_mirror"`
+	DefaultImage   *string  `toml:"default_image_name"`
+	SSHKeyPath     *string  `toml:"ssh_key_path"`
+	FirecrackerBin *string  `toml:"firecracker_bin"`
+	QEMUBin        *string  `toml:"qemu_bin"`
+	VMM            *string  `toml:"vmm"`
+	LogLevel       *string  `toml:"log_level"`
+	DNSPort        *int64   `toml:"dns_port"`
+	DebianMirror   *string  `toml:"debian_mirror"`
+	TrustedKeys    []string `toml:"trusted_keys"`
 	VMDefaults     struct {
 		VCPU      *int64 `toml:"vcpu"`
 		MemoryMiB *int64 `toml:"memory_mib"`
@@ -122,6 +126,7 @@ func parse(data []byte, path string, dirs paths.Dirs) (Config, error) {
 		{"vmm", func() error { return setText(&config.VMM, f.VMM, CheckVMM) }},
 		{"log_level", func() error { return setLevel(&config.LogLevel, f.LogLevel) }},
 		{"debian_mirror", func() error { return setText(&config.DebianMirror, f.DebianMirror, mirror) }},
+		{"trusted_keys", func() error { return setKeys(&config.TrustedKeys, f.TrustedKeys) }},
 		{"dns_port", func() error { return setInt(&config.DNSPort, f.DNSPort, checkPort) }},
 		{"vm_defaults.vcpu", func() error { return setInt(&config.VMDefaults.VCPU, f.VMDefaults.VCPU, CheckVCPU) }},
 		{"vm_defaults.memory_mib", func() error { return setInt(&config.VMDefaults.MemoryMiB, f.VMDefaults.MemoryMiB, CheckMemory) }},
@@ -196,6 +201,18 @@ func setDisk(to *int64, from any) error {
 		return errors.New(`it must be a size such as "8G", or a number of MiB`)
 	}
 	return CheckDisk(*to)
+}
+
+// setKeys takes ed25519 keys as they are in the files of ssh.
+func setKeys(to *[]ssh.PublicKey, from []string) error {
+	for _, line := range from {
+		key, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(line))
+		if err != nil || len(rest) > 0 || key.Type() != ssh.KeyAlgoED25519 && key.Type() != ssh.KeyAlgoSKED25519 {
+			return fmt.Errorf("%q is not one public key such as \"ssh-ed25519 AAAA...\"", line)
+		}
+		*to = append(*to, key)
+	}
+	return nil
 }
 
 func setLevel(to *slog.Level, from *string) error {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -173,4 +174,19 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("accepted, but out of range: %+v", spec)
 		}
 	})
+}
+
+func TestTrustedKeys(t *testing.T) {
+	t.Parallel()
+	const good = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB9nNSKBfKgvBuZ8VmWCzr6YGtYGpVjSHYLvIYYsUU2n a comment"
+	config, err := parse([]byte(`trusted_keys = ["`+good+`"]`), "f", paths.Dirs{})
+	if err != nil || len(config.TrustedKeys) != 1 {
+		t.Errorf("got %v, %v", config.TrustedKeys, err)
+	}
+	for _, bad := range []string{"", "key", "ssh-ed25519 AAAA", good + `\n` + good, "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBEmKSENjQEezOmxkZMy7opKgwFB9nkt5YRrYMjNuG5N87uRgg6CLrbo5wAdT/y6v0mKV0U2w0WZ2YB/++Tpockg="} {
+		_, err := parse([]byte("\ntrusted_keys = [\""+bad+"\"]"), "f", paths.Dirs{})
+		if told, ok := errors.AsType[*Error](err); !ok || told.Line != 2 || told.Key != "trusted_keys" {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"banger/internal/api"
+	"banger/internal/bundle"
 	"banger/internal/image"
 	"banger/internal/image/oci"
 	"banger/internal/kernel"
@@ -53,7 +54,10 @@ func (c imageCatalog) Get(name string) (api.Image, error) {
 
 func (c imageCatalog) Pull(ctx context.Context, request api.Pull, report progress.Func) (api.Image, error) {
 	pull := func() (image.Image, error) { return c.store.Pull(ctx, request.Name, report) }
-	if oci.IsReference(request.Name) {
+	switch {
+	case bundle.IsURL(request.Name):
+		pull = func() (image.Image, error) { return c.store.PullBundle(ctx, request, report) }
+	case oci.IsReference(request.Name):
 		pull = func() (image.Image, error) { return c.store.PullReference(ctx, request, c.replace, report) }
 	}
 	i, err := pull()
@@ -68,12 +72,16 @@ func (c imageCatalog) replace(name string, publish func() error) error {
 	return c.vms.Unused("image", name, publish)
 }
 
-func (c imageCatalog) Import(ctx context.Context, request api.ImportImage, report progress.Func) (api.Image, error) {
+func (c imageCatalog) Import(ctx context.Context, request api.Import, report progress.Func) (api.Image, error) {
 	i, err := c.store.Import(ctx, request, report)
 	if err != nil {
 		return api.Image{}, err
 	}
 	return c.show(i.API()), nil
+}
+
+func (c imageCatalog) Export(ctx context.Context, name string, request api.Export, report progress.Func) (api.Exported, error) {
+	return c.store.Export(ctx, name, request, report)
 }
 
 func (c imageCatalog) Delete(ctx context.Context, name string) error {
@@ -125,11 +133,27 @@ func (c kernelCatalog) Get(name string) (api.Kernel, error) {
 }
 
 func (c kernelCatalog) Pull(ctx context.Context, request api.Pull, report progress.Func) (api.Kernel, error) {
-	k, err := c.store.Pull(ctx, request.Name, report)
+	pull := func() (kernel.Kernel, error) { return c.store.Pull(ctx, request.Name, report) }
+	if bundle.IsURL(request.Name) {
+		pull = func() (kernel.Kernel, error) { return c.store.PullBundle(ctx, request, report) }
+	}
+	k, err := pull()
 	if err != nil {
 		return api.Kernel{}, err
 	}
 	return c.show(k.Info()), nil
+}
+
+func (c kernelCatalog) Import(ctx context.Context, request api.Import, report progress.Func) (api.Kernel, error) {
+	k, err := c.store.Import(ctx, request, report)
+	if err != nil {
+		return api.Kernel{}, err
+	}
+	return c.show(k.Info()), nil
+}
+
+func (c kernelCatalog) Export(ctx context.Context, name string, request api.Export, report progress.Func) (api.Exported, error) {
+	return c.store.Export(ctx, name, request, report)
 }
 
 func (c kernelCatalog) Delete(ctx context.Context, name string) error {

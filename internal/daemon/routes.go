@@ -73,16 +73,23 @@ func catalogRoutes[T any](s *Server, mux *http.ServeMux, noun string, catalog Ca
 		}
 		return catalog.Pull(ctx, request, report)
 	}))
-}
-
-func (s *Server) imageRoutes(mux *http.ServeMux) {
-	mux.Handle("POST /v1/images/import", s.events(func(ctx context.Context, _ *http.Request, body []byte, report progress.Func) (any, error) {
-		var request api.ImportImage
+	mux.Handle("POST /v1/"+noun+"/import", s.events(func(ctx context.Context, _ *http.Request, body []byte, report progress.Func) (any, error) {
+		var request api.Import
 		if err := decode(body, &request); err != nil {
 			return nil, err
 		}
-		return s.ImportImage(ctx, request, report)
+		return catalog.Import(ctx, request, report)
 	}))
+	mux.Handle("POST /v1/"+noun+"/{name}/export", s.events(func(ctx context.Context, r *http.Request, body []byte, report progress.Func) (any, error) {
+		var request api.Export
+		if err := decode(body, &request); err != nil {
+			return nil, err
+		}
+		return catalog.Export(ctx, r.PathValue("name"), request, report)
+	}))
+}
+
+func (s *Server) imageRoutes(mux *http.ServeMux) {
 	mux.Handle("POST /v1/images/prune", s.answer(func(r *http.Request) (any, error) {
 		var request api.Prune
 		if err := decodeBody(r, &request); err != nil {

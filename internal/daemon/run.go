@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	cryptossh "golang.org/x/crypto/ssh"
+
 	"banger/internal/api"
 	"banger/internal/config"
 	"banger/internal/image"
@@ -120,14 +122,18 @@ type daemon struct {
 }
 
 func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options Options, log *slog.Logger) (*daemon, error) {
-	images, err := image.Open(dirs.Images(), image.Options{Mirror: settings.DebianMirror, CacheDir: filepath.Join(dirs.Cache, "blobs")})
+	load := func() (config.Config, error) { return config.Load(dirs) }
+	trusted := func() ([]cryptossh.PublicKey, error) {
+		now, err := load()
+		return now.TrustedKeys, err
+	}
+	images, err := image.Open(dirs.Images(), image.Options{Mirror: settings.DebianMirror, CacheDir: filepath.Join(dirs.Cache, "blobs"), Trusted: trusted})
 	if err != nil {
 		return nil, err
 	}
-	kernels := kernel.New(kernel.Options{Dir: dirs.Kernels(), CacheDir: dirs.Cache, Mirror: settings.DebianMirror, Log: log})
+	kernels := kernel.New(kernel.Options{Dir: dirs.Kernels(), CacheDir: dirs.Cache, Mirror: settings.DebianMirror, Trusted: trusted, Log: log})
 	drivers := allDrivers(dirs, settings, options.Executable, log)
 	agent := agentBinary(options)
-	load := func() (config.Config, error) { return config.Load(dirs) }
 	manager := vm.New(vm.Config{
 		Dirs: dirs, Store: db, Drivers: drivers, Load: load, Log: log,
 		Image: func(ctx context.Context, name string, report progress.Func) (vm.Image, error) {
@@ -276,13 +282,12 @@ func (d *daemon) background(ctx context.Context, dirs paths.Dirs, settings confi
 func (d *daemon) serve(ctx context.Context, listener net.Listener, about api.Daemon) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	images := imageCatalog{store: d.images, vms: d.vms}
 	handlers := &Server{
 		VMs:         d.vms,
-		Images:      images,
-		ImportImage: images.Import, PruneImages: d.images.Prune,
-		Kernels: kernelCatalog{store: d.kernels, vms: d.vms},
-		About:   about, Stop: stop, Log: d.log,
+		Images:      imageCatalog{store: d.images, vms: d.vms},
+		PruneImages: d.images.Prune,
+		Kernels:     kernelCatalog{store: d.kernels, vms: d.vms},
+		About:       about, Stop: stop, Log: d.log,
 	}
 	server := &http.Server{
 		Handler:           handlers.Handler(),

@@ -29,6 +29,8 @@ type Catalog[T any] interface {
 	List(available bool) ([]T, error)
 	Get(name string) (T, error)
 	Pull(ctx context.Context, request api.Pull, report progress.Func) (T, error)
+	Import(ctx context.Context, request api.Import, report progress.Func) (T, error)
+	Export(ctx context.Context, name string, request api.Export, report progress.Func) (api.Exported, error)
 	// Delete removes one that no VM needs.
 	Delete(ctx context.Context, name string) error
 }
@@ -38,8 +40,7 @@ type Server struct {
 	VMs     *vm.Manager
 	Images  Catalog[api.Image]
 	Kernels Catalog[api.Kernel]
-	// ImportImage and PruneImages are what only images have.
-	ImportImage func(ctx context.Context, request api.ImportImage, report progress.Func) (api.Image, error)
+	// PruneImages is what only images have.
 	PruneImages func(ctx context.Context, dryRun bool) (api.Pruned, error)
 	// About is what GET /v1/daemon answers but for the number of VMs.
 	About api.Daemon

@@ -36,6 +36,7 @@ const patience = 2 * time.Minute
 
 // fakeImages is a catalog of one image whose pull waits for go on.
 type fakeImages struct {
+	Catalog[api.Image]
 	pulling chan struct{} // gets one for each pull
 	goOn    chan struct{}
 }

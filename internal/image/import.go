@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/api"
+	"banger/internal/bundle"
 	"banger/internal/image/ext4"
 	"banger/internal/image/oci"
 	"banger/internal/objects"
@@ -105,15 +106,19 @@ func (s *Store) checkNewName(name string) error {
 }
 
 // Import makes an image of a file or directory on this host.
-func (s *Store) Import(ctx context.Context, request api.ImportImage, report progress.Func) (Image, error) {
-	image, err := s.importPath(ctx, request, report)
+func (s *Store) Import(ctx context.Context, request api.Import, report progress.Func) (Image, error) {
+	image, err := s.importBundle(ctx, bundle.Request{Location: request.Path, Name: request.Name, Untrusted: request.Untrusted}, report)
+	if !errors.Is(err, bundle.ErrNoBundle) {
+		return image, err
+	}
+	image, err = s.importPath(ctx, request, report)
 	if err != nil {
 		return Image{}, importError("import", request.Path, err)
 	}
 	return image, nil
 }
 
-func (s *Store) importPath(ctx context.Context, request api.ImportImage, report progress.Func) (Image, error) {
+func (s *Store) importPath(ctx context.Context, request api.Import, report progress.Func) (Image, error) {
 	if !filepath.IsAbs(request.Path) {
 		return Image{}, usage(errors.New("the path is not absolute"))
 	}

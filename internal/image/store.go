@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"banger/images"
 	"banger/internal/api"
 	"banger/internal/image/oci"
@@ -74,6 +76,8 @@ type Options struct {
 	TempDir string
 	// CacheDir is where layers of container images are kept.
 	CacheDir string
+	// Trusted returns the keys whose signatures of bundles count; nil is none.
+	Trusted func() ([]ssh.PublicKey, error)
 }
 
 // Store keeps images in a directory. It may be used from any goroutine, and by

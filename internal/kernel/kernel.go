@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/crypto/ssh"
+
 	"banger/internal/api"
 	"banger/internal/debian"
 	"banger/internal/objects"
@@ -87,6 +89,8 @@ type Options struct {
 	Dir, CacheDir string
 	// Mirror is the archive to fetch from; empty is the distribution's default.
 	Mirror string
+	// Trusted returns the keys whose signatures of bundles count; nil is none.
+	Trusted func() ([]ssh.PublicKey, error)
 	// Log is optional.
 	Log *slog.Logger
 }

@@ -26,6 +26,21 @@ import (
 // When build fails nothing is kept. The error is what build returned, or one
 // of the file system (ENOSPC among them).
 func (s *Store[M]) Fill(ctx context.Context, name string, build func(ctx context.Context, tmp string) (M, error)) (Object[M], error) {
+	return s.fill(ctx, name, "", build)
+}
+
+// Import is [Store.Fill] of an object that has this digest, made from what
+// [Parse] has accepted. It is [ErrTaken] if the name has another object.
+func (s *Store[M]) Import(ctx context.Context, name, digest string, build func(ctx context.Context, tmp string) (M, error)) (Object[M], error) {
+	object, err := s.fill(ctx, name, digest, build)
+	if err == nil && object.Digest != digest {
+		return Object[M]{}, fmt.Errorf("%q: %w", name, ErrTaken)
+	}
+	return object, err
+}
+
+// fill is Fill, of an object with the digest want if that is not empty.
+func (s *Store[M]) fill(ctx context.Context, name, want string, build func(ctx context.Context, tmp string) (M, error)) (Object[M], error) {
 	object, err := s.Get(name)
 	if !missing(err) {
 		return object, err
@@ -41,7 +56,7 @@ func (s *Store[M]) Fill(ctx context.Context, name string, build func(ctx context
 	if err := s.removeLeftovers(name); err != nil {
 		return Object[M]{}, err
 	}
-	if err := s.build(ctx, name, func(publish func() error) error { return publish() }, build); err != nil {
+	if err := s.build(ctx, name, want, func(publish func() error) error { return publish() }, build); err != nil {
 		return Object[M]{}, err
 	}
 	return s.Get(name)
@@ -65,7 +80,7 @@ func (s *Store[M]) Replace(ctx context.Context, name string, guard func(publish 
 	if _, err := s.Get(name); missing(err) {
 		guard = func(publish func() error) error { return publish() }
 	}
-	if err := s.build(ctx, name, guard, build); err != nil {
+	if err := s.build(ctx, name, "", guard, build); err != nil {
 		return Object[M]{}, err
 	}
 	unlockStore, err := s.lockStore(ctx)
@@ -89,8 +104,9 @@ func missing(err error) bool {
 // object's name.
 const tmpSeparator = "@"
 
-// build makes, and publishes under the name, an object. The name is locked.
-func (s *Store[M]) build(ctx context.Context, name string, guard func(func() error) error, build func(context.Context, string) (M, error)) (err error) {
+// build makes, and publishes under the name, an object, with the digest want
+// if that is not empty. The name is locked.
+func (s *Store[M]) build(ctx context.Context, name, want string, guard func(func() error) error, build func(context.Context, string) (M, error)) (err error) {
 	for _, dir := range []string{s.tmpDir(), s.objectsDir(), s.namesDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("cannot create the directory: %w", err)
@@ -105,23 +121,26 @@ func (s *Store[M]) build(ctx context.Context, name string, guard func(func() err
 			err = errors.Join(err, fmt.Errorf("cannot remove a temporary directory: %w", rmErr))
 		}
 	}()
-	var m manifest[M]
+	var m Contents[M]
 	if m.Manifest, err = build(ctx, tmp); err != nil {
 		return err
 	}
 	if m.Parts, err = seal(ctx, tmp); err != nil {
 		return fmt.Errorf("cannot store %q: %w", name, err)
 	}
-	data, err := json.MarshalIndent(m, "", "  ")
+	data, err := m.encode()
 	if err != nil {
 		return fmt.Errorf("cannot store %q: %w", name, err)
 	}
-	if err := writeFile(filepath.Join(tmp, manifestFile), data); err != nil {
+	if err := writeFile(filepath.Join(tmp, ManifestFile), data); err != nil {
 		return fmt.Errorf("cannot store %q: %w", name, err)
 	}
-	sum := sha256.Sum256(data)
+	digest := Digest(data)
+	if want != "" && digest != want {
+		return fmt.Errorf("cannot store %q: its digest is %s and should be %s", name, digest, want)
+	}
 	return guard(func() error {
-		if err := s.publish(ctx, name, tmp, digestPrefix+hex.EncodeToString(sum[:])); err != nil {
+		if err := s.publish(ctx, name, tmp, digest); err != nil {
 			return fmt.Errorf("cannot store %q: %w", name, err)
 		}
 		return nil
@@ -161,6 +180,9 @@ func (s *Store[M]) publish(ctx context.Context, name, tmp, digest string) error 
 // discard removes an object's directory, if there is one, so that at no time a
 // part of it is seen in its place.
 func (s *Store[M]) discard(name, place string) error {
+	if err := os.MkdirAll(s.tmpDir(), 0o700); err != nil {
+		return err
+	}
 	grave, err := os.MkdirTemp(s.tmpDir(), name+tmpSeparator)
 	if err != nil {
 		return err
@@ -295,8 +317,8 @@ func (s *Store[M]) removeUnnamed(grave string) error {
 
 // seal makes sure that all files below dir are on disk, makes them read-only
 // and returns them in the order of their paths.
-func seal(ctx context.Context, dir string) ([]part, error) {
-	var parts []part
+func seal(ctx context.Context, dir string) ([]Part, error) {
+	var parts []Part
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -313,11 +335,11 @@ func seal(ctx context.Context, dir string) ([]part, error) {
 			return syncDir(path)
 		case !entry.Type().IsRegular():
 			return fmt.Errorf("%q is not a regular file", name)
-		case name == manifestFile:
+		case name == ManifestFile:
 			return fmt.Errorf("the name %q is the store's own", name)
 		}
 		size, sum, err := sealFile(ctx, path)
-		parts = append(parts, part{Path: filepath.ToSlash(name), Size: size, SHA256: sum})
+		parts = append(parts, Part{Path: filepath.ToSlash(name), Size: size, SHA256: sum})
 		return err
 	})
 	return parts, err

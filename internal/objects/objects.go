@@ -12,6 +12,7 @@
 package objects
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -19,6 +20,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -35,6 +37,9 @@ var ErrBroken = errors.New("the stored files are damaged")
 
 // ErrBadName is in the error chain when a name is not one of [CheckName].
 var ErrBadName = errors.New("not a valid name: it must have 1 to 128 of a-z, A-Z, 0-9, '.', '_' and '-', and begin with a letter or digit")
+
+// ErrTaken is in the error chain when the name means another object.
+var ErrTaken = errors.New("the name means something else")
 
 var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$`)
 
@@ -57,6 +62,8 @@ type Object[M any] struct {
 	Dir string
 	// Manifest is what the builder of the object said about it.
 	Manifest M
+	// Parts are all the object's files.
+	Parts []Part
 	// Size is what the object takes on disk, in bytes.
 	Size int64
 	// Created is when the name was given to the object.
@@ -75,20 +82,68 @@ type Store[M any] struct {
 // Open returns the store in dir, which is created when it is first written to.
 func Open[M any](dir string) *Store[M] { return &Store[M]{dir: dir} }
 
-// manifestFile holds a [manifest].
-const manifestFile = "manifest.json"
+// ManifestFile holds a [Contents].
+const ManifestFile = "manifest.json"
 
-// manifest is what manifest.json holds.
-type manifest[M any] struct {
+// Contents is what manifest.json holds.
+type Contents[M any] struct {
 	Manifest M      `json:"manifest"`
-	Parts    []part `json:"parts"`
+	Parts    []Part `json:"parts"`
 }
 
-// part is one regular file of an object.
-type part struct {
+// Part is one regular file of an object.
+type Part struct {
+	// Path is relative to the object, with slashes.
 	Path   string `json:"path"`
 	Size   int64  `json:"size"`
-	SHA256 string `json:"sha256"`
+	SHA256 string `json:"sha256"` // hex
+}
+
+// encode returns the bytes of manifest.json.
+func (c Contents[M]) encode() ([]byte, error) { return json.MarshalIndent(c, "", "  ") }
+
+// Parse reads the manifest.json of an object that another host has made. It
+// accepts what a store here writes for the same object, and nothing else. The
+// paths of parts lead to different places inside of the object.
+func Parse[M any](data []byte) (Contents[M], error) {
+	var c Contents[M]
+	if err := json.Unmarshal(data, &c); err != nil {
+		return c, err
+	}
+	again, err := c.encode()
+	if err != nil {
+		return c, err
+	}
+	if !bytes.Equal(again, data) {
+		return c, errors.New("it says what this version of banger does not know")
+	}
+	seen := make(map[string]bool)
+	for _, part := range c.Parts {
+		switch {
+		case part.Path == ManifestFile, part.Path == "." || path.Clean(part.Path) != part.Path || !filepath.IsLocal(part.Path):
+			return c, fmt.Errorf("%q is no path of a part", part.Path)
+		case seen[part.Path]:
+			return c, fmt.Errorf("the part %q is there twice", part.Path)
+		case part.Size < 0:
+			return c, fmt.Errorf("the part %q has the size %d", part.Path, part.Size)
+		case !isDigest(digestPrefix + part.SHA256):
+			return c, fmt.Errorf("the part %q has no digest", part.Path)
+		}
+		seen[part.Path] = true
+	}
+	return c, nil
+}
+
+// Digest of a manifest.json, and so of the object it is of.
+func Digest(manifest []byte) string {
+	sum := sha256.Sum256(manifest)
+	return digestPrefix + hex.EncodeToString(sum[:])
+}
+
+func isDigest(text string) bool {
+	rest, ok := strings.CutPrefix(text, digestPrefix)
+	sum, err := hex.DecodeString(rest)
+	return ok && err == nil && len(sum) == sha256.Size && rest == strings.ToLower(rest)
 }
 
 // reference is what a file of names/ holds.
@@ -131,7 +186,7 @@ func (s *Store[M]) Get(name string) (Object[M], error) {
 	if err != nil {
 		return Object[M]{}, fmt.Errorf("cannot measure %q: %w", name, err)
 	}
-	return Object[M]{Name: name, Digest: ref.Digest, Dir: dir, Manifest: m.Manifest, Size: size, Created: ref.Created}, nil
+	return Object[M]{Name: name, Digest: ref.Digest, Dir: dir, Manifest: m.Manifest, Parts: m.Parts, Size: size, Created: ref.Created}, nil
 }
 
 // List returns all objects in the order of their names. The error tells about
@@ -185,24 +240,24 @@ func (s *Store[M]) readReference(name string) (reference, error) {
 	if err := json.Unmarshal(data, &ref); err != nil {
 		return ref, fmt.Errorf("cannot read the entry of %q: %w: %w", name, ErrBroken, err)
 	}
-	if sum, err := hex.DecodeString(strings.TrimPrefix(ref.Digest, digestPrefix)); err != nil || len(sum) != sha256.Size || !strings.HasPrefix(ref.Digest, digestPrefix) {
+	if !isDigest(ref.Digest) {
 		return ref, fmt.Errorf("cannot read the entry of %q: %w: %q is no digest", name, ErrBroken, ref.Digest)
 	}
 	return ref, nil
 }
 
 // readManifest returns the manifest of an object all of whose parts are there.
-func (s *Store[M]) readManifest(digest string) (manifest[M], error) {
-	var m manifest[M]
+func (s *Store[M]) readManifest(digest string) (Contents[M], error) {
+	var m Contents[M]
 	dir := s.objectDir(digest)
-	data, err := os.ReadFile(filepath.Join(dir, manifestFile))
+	data, err := os.ReadFile(filepath.Join(dir, ManifestFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, fmt.Errorf("%w: %w", ErrBroken, err)
 	}
 	if err != nil {
 		return m, err
 	}
-	if sum := sha256.Sum256(data); digestPrefix+hex.EncodeToString(sum[:]) != digest {
+	if Digest(data) != digest {
 		return m, fmt.Errorf("%w: the manifest in %q was changed", ErrBroken, dir)
 	}
 	if err := json.Unmarshal(data, &m); err != nil {

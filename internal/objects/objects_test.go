@@ -467,3 +467,36 @@ func TestSweepRemovesUnnamedObjects(t *testing.T) {
 	}
 	fill(t, s, "a", "a")
 }
+
+func TestDeleteWhereNothingWasMade(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := objects.Open[about](dir)
+	fill(t, s, "a", "a")
+	if err := os.Remove(filepath.Join(dir, "tmp")); err != nil { // as in a store that was copied
+		t.Fatal(err)
+	}
+	if err := s.Delete(t.Context(), "a"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestImport(t *testing.T) {
+	t.Parallel()
+	object := fill(t, objects.Open[about](t.TempDir()), "a", "content")
+	s := objects.Open[about](t.TempDir())
+	if got, err := s.Import(t.Context(), "a", object.Digest, writer("other")); err == nil {
+		t.Errorf("of something else: %+v", got)
+	}
+	if _, err := s.Get("a"); !errors.Is(err, objects.ErrNotFound) {
+		t.Errorf("something else is there: %v", err)
+	}
+	for range 2 {
+		if got, err := s.Import(t.Context(), "a", object.Digest, writer("content")); err != nil || got.Digest != object.Digest {
+			t.Errorf("got %+v, %v", got, err)
+		}
+	}
+	if _, err := s.Import(t.Context(), "a", strings.Replace(object.Digest, ":", ":0", 1), writer("content")); !errors.Is(err, objects.ErrTaken) {
+		t.Errorf("over another: %v", err)
+	}
+}

@@ -3,8 +3,13 @@ package e2e
 import (
 	"cmp"
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,6 +40,7 @@ func TestScripts(t *testing.T) {
 			"eventually": eventually,
 			"capture":    capture,
 			"clean":      clean,
+			"https":      https,
 		},
 		Condition:          condition,
 		RequireUniqueNames: true,
@@ -197,6 +203,23 @@ func capture(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(ts.Exec(args[1], args[2:]...))
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+}
+
+// https serves a directory, as any static web server would: $URL leads to it,
+// and SSL_CERT_FILE has the authority for it, so that what is started from now
+// on knows no other.
+func https(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: https DIRECTORY")
+	}
+	server := httptest.NewUnstartedServer(http.FileServer(http.Dir(ts.MkAbs(args[0]))))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // of clients that do not know the authority
+	server.StartTLS()
+	ts.Defer(server.Close)
+	authority := ts.MkAbs("authority.pem")
+	ts.Check(os.WriteFile(authority, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600))
+	ts.Setenv("SSL_CERT_FILE", authority)
+	ts.Setenv("URL", server.URL)
 }
 
 // clean checks that a script leaves nothing. It stops bangerd.

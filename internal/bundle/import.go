@@ -1,0 +1,235 @@
+package bundle
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+
+	"banger/internal/api"
+	"banger/internal/objects"
+	"banger/internal/progress"
+	"banger/internal/size"
+)
+
+// Request is for what a bundle has.
+type Request struct {
+	Kind string
+	// Location is an absolute path, or a URL (https, or http to this host).
+	Location string
+	// Name is what it is to be called, if not as the bundle says.
+	Name string
+	// Digest is what it must have, if that is known from a source that is
+	// trusted: then no signature is asked for.
+	Digest string
+	// Trusted are the keys whose signatures count. If there are any, a bundle
+	// needs one of them.
+	Trusted []ssh.PublicKey
+	// Untrusted takes a bundle whoever has made it.
+	Untrusted bool
+	// Insecure allows http to other hosts.
+	Insecure bool
+}
+
+// Import puts what a bundle has into the store. Check says what is wrong with
+// the description of an object, before any part is unpacked. What is in the
+// store already under that name, with that digest, is returned; with another
+// one it is an error. Nothing is visible in the store before all of it is
+// verified, and nothing stays of what is not whole. Errors are [api.Error],
+// but for what is [ErrNoBundle].
+func Import[M any](ctx context.Context, store *objects.Store[M], request Request, check func(objects.Contents[M]) error, report progress.Func) (objects.Object[M], error) {
+	object, err := importBundle(ctx, store, request, check, report)
+	if err != nil {
+		verb := "import"
+		if IsURL(request.Location) {
+			verb = "pull"
+		}
+		return objects.Object[M]{}, explain(verb, request.Location, err)
+	}
+	return object, nil
+}
+
+func importBundle[M any](ctx context.Context, store *objects.Store[M], request Request, check func(objects.Contents[M]) error, report progress.Func) (none objects.Object[M], err error) {
+	signature, err := request.signature(ctx)
+	if err != nil {
+		return none, err
+	}
+	stream, length, err := request.open(ctx)
+	if err != nil {
+		return none, err
+	}
+	defer func() { err = errors.Join(err, stream.Close()) }()
+	count := &counter{text: "unpacking", total: max(length, 0), report: report}
+	plain, err := decompress(ctx, io.TeeReader(stream, count))
+	if err != nil {
+		return none, err
+	}
+	defer plain.Close()
+	r, err := newReader(plain)
+	if err != nil {
+		return none, err
+	}
+	if err := r.verify(request, signature); err != nil {
+		return none, err
+	}
+	found, err := contents[M](r)
+	if err != nil {
+		return none, err
+	}
+	if err := check(found); err != nil {
+		return none, err
+	}
+	name := request.Name
+	if name == "" {
+		name = r.header.Name
+	}
+	report.Step("unpacking")
+	object, err := store.Import(ctx, name, r.header.Digest, func(_ context.Context, dir string) (M, error) {
+		if err := enoughSpace(dir, r.header.Disk); err != nil {
+			return found.Manifest, err
+		}
+		return found.Manifest, r.unpackAll(found.Parts, dir)
+	})
+	if errors.Is(err, objects.ErrTaken) {
+		return none, &api.Error{
+			Kind: api.KindExists, Message: fmt.Sprintf("there is another %s %q", request.Kind, name),
+			Hint: fmt.Sprintf("give it another name with --name, or delete that one: banger %s delete %s", request.Kind, name),
+		}
+	}
+	return object, err
+}
+
+// verify tells whether this is what was asked for, and from whom.
+func (r *reader) verify(request Request, signature []byte) error {
+	if r.header.Kind != request.Kind {
+		return &api.Error{
+			Kind: api.KindUsage, Message: fmt.Sprintf("it is not of a kind %q but %q", request.Kind, r.header.Kind),
+			Hint: fmt.Sprintf("banger %s import, or pull", r.header.Kind),
+		}
+	}
+	want := request.Digest
+	if named := digestInName.FindStringSubmatch(filepath.Base(pathOf(request.Location))); want == "" && named != nil {
+		want = "sha256:" + named[1]
+	}
+	if want != "" && r.header.Digest != want {
+		return &api.Error{Kind: api.KindState, Message: fmt.Sprintf("its digest is %s and should be %s", r.header.Digest, want)}
+	}
+	if request.Digest != "" || request.Untrusted {
+		return nil
+	}
+	return trust(r.signed, signature, request.Trusted)
+}
+
+// unpackAll writes what there is after the manifest, which must be these parts.
+func (r *reader) unpackAll(parts []objects.Part, dir string) error {
+	for _, part := range parts {
+		if err := r.unpack(part, dir); err != nil {
+			return err
+		}
+	}
+	return r.end()
+}
+
+// unpack writes the next part, which must be the one that is given. Blocks of
+// zeros become holes.
+func (r *reader) unpack(part objects.Part, dir string) (err error) {
+	entry, err := r.next(part.Path)
+	if err != nil {
+		return err
+	}
+	if entry.Size != part.Size {
+		return fmt.Errorf("its %q has %d bytes and should have %d", part.Path, entry.Size, part.Size)
+	}
+	place := filepath.Join(dir, filepath.FromSlash(part.Path))
+	if err := os.MkdirAll(filepath.Dir(place), 0o700); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(place, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	hash := sha256.New()
+	if _, err := io.CopyBuffer(io.MultiWriter(hash, &sparseWriter{file: file}), onlyReader{r.tar}, make([]byte, 1<<20)); err != nil {
+		return fmt.Errorf("cannot unpack %q: %w", part.Path, err)
+	}
+	if digest := hex.EncodeToString(hash.Sum(nil)); digest != part.SHA256 {
+		return fmt.Errorf("the digest of its %q is %s and should be %s", part.Path, digest, part.SHA256)
+	}
+	return file.Truncate(part.Size)
+}
+
+// onlyReader hides what would make io.CopyBuffer not use the buffer.
+type onlyReader struct{ io.Reader }
+
+// sparseWriter leaves holes where there are only zeros. The length of the file
+// is for others to set.
+type sparseWriter struct {
+	file   *os.File
+	offset int64
+}
+
+// hole is the least that a hole may have: a block of most file systems.
+const hole = 4096
+
+var zeros [hole]byte
+
+func (w *sparseWriter) Write(p []byte) (int, error) {
+	for done := 0; done < len(p); {
+		// Up to where blocks begin in the file, then in whole blocks.
+		n := min(len(p)-done, hole-int(w.offset%hole))
+		if block := p[done : done+n]; string(block) != string(zeros[:n]) {
+			if _, err := w.file.WriteAt(block, w.offset); err != nil {
+				return done, err
+			}
+		}
+		done += n
+		w.offset += int64(n)
+	}
+	return len(p), nil
+}
+
+func enoughSpace(dir string, need int64) error {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(dir, &stat); err != nil {
+		return fmt.Errorf("cannot measure the free space of %q: %w", dir, err)
+	}
+	if free := int64(stat.Bavail) * stat.Bsize; free < need {
+		return &api.Error{Kind: api.KindNoSpace, Message: fmt.Sprintf("%s has %s free and %s are needed", dir, size.Human(free), size.Human(need)), Hint: freeSpace}
+	}
+	return nil
+}
+
+const freeSpace = "free some space; 'banger image prune' says what it would free"
+
+// explain tells the user what went wrong.
+func explain(verb, what string, err error) error {
+	if errors.Is(err, ErrNoBundle) && !IsURL(what) {
+		return err
+	}
+	shown := &api.Error{Kind: api.KindInternal, Message: fmt.Sprintf("cannot %s %q: %v", verb, what, err)}
+	if known, ok := errors.AsType[*api.Error](err); ok {
+		shown.Kind, shown.Hint = known.Kind, known.Hint
+		return shown
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return &api.Error{Kind: api.KindCanceled, Message: fmt.Sprintf("cannot %s %q: canceled", verb, what)}
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		shown.Kind, shown.Hint = api.KindNoSpace, freeSpace
+	case errors.Is(err, fs.ErrNotExist):
+		shown.Kind = api.KindNotFound
+	case errors.Is(err, objects.ErrBadName):
+		shown.Kind = api.KindUsage
+	}
+	return shown
+}
