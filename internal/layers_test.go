@@ -23,7 +23,7 @@ var allowed = map[string][]string{
 	"agent":   nil,
 	"api":     {"vmm"}, // handles are part of what a VM is
 	"bundle":  {"objects", "download"},
-	"cli":     {"client", "agent", "doctor", "ssh", "sshconfig", "workspace"},
+	"cli":     {"client", "agent", "doctor", "network", "ssh", "sshconfig", "workspace"}, // network: what root does has no daemon
 	"client":  nil,
 	"daemon":  {"vm", "store", "image", "kernel", "bundle", "vmm", "network", "ssh", "doctor", "agent"},
 	"debian":  nil,

@@ -63,7 +63,7 @@ this host. What it needs is fetched by itself the first time.`,
 	ps.Example = strings.ReplaceAll(ps.Example, "banger vm list", "banger ps")
 	root.AddCommand(
 		newVM(a), ps,
-		newImage(a), newKernel(a),
+		newImage(a), newKernel(a), newNetwork(a),
 		newDaemon(a), newDoctor(a), newSSHConfig(a), newVersion(a), newCompletion(a), newInternal(a),
 	)
 	setGroup(root)

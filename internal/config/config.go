@@ -66,9 +66,10 @@ type file struct {
 	} `toml:"vm_defaults"`
 	FileSync []fileSync `toml:"file_sync"`
 	Network  struct {
-		Host  *bool    `toml:"host"`
-		LAN   *bool    `toml:"lan"`
-		Allow []string `toml:"allow"`
+		Host   *bool    `toml:"host"`
+		LAN    *bool    `toml:"lan"`
+		Guests *bool    `toml:"guests"`
+		Allow  []string `toml:"allow"`
 	} `toml:"network_access"`
 }
 
@@ -133,6 +134,7 @@ func parse(data []byte, path string, dirs paths.Dirs) (Config, error) {
 		{"vm_defaults.disk_size", func() error { return setDisk(&config.VMDefaults.DiskBytes, f.VMDefaults.DiskSize) }},
 		{"network_access.host", func() error { return setBool(&config.Network.Host, f.Network.Host) }},
 		{"network_access.lan", func() error { return setBool(&config.Network.LAN, f.Network.LAN) }},
+		{"network_access.guests", func() error { return setBool(&config.Network.Guests, f.Network.Guests) }},
 		{"network_access.allow", func() error { return setPrefixes(&config.Network.Allow, f.Network.Allow) }},
 	} {
 		if err := key.set(); err != nil {

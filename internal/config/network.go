@@ -10,8 +10,9 @@ import (
 // is nothing.
 type NetworkAccess struct {
 	// Host opens the host's own services, LAN private addresses and the
-	// networks that the host is attached to.
-	Host, LAN bool
+	// networks that the host is attached to, Guests the other VMs on the
+	// bridge.
+	Host, LAN, Guests bool
 	// Allow opens IPv4 networks that would be refused without it.
 	Allow []netip.Prefix
 }
@@ -27,6 +28,9 @@ func (n NetworkAccess) String() string {
 	}
 	if n.Host {
 		open = append(open, "this host")
+	}
+	if n.Guests {
+		open = append(open, "each other on the bridge")
 	}
 	return strings.Join(open, ", ")
 }

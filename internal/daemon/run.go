@@ -21,6 +21,8 @@ import (
 	"banger/internal/config"
 	"banger/internal/image"
 	"banger/internal/kernel"
+	"banger/internal/network/plan"
+	"banger/internal/network/policy"
 	"banger/internal/network/usernet"
 	"banger/internal/paths"
 	"banger/internal/progress"
@@ -200,7 +202,7 @@ func agentBinary(options Options) string {
 // own. What they may reach is what the configuration says when they start.
 func userNetwork(executable string, load func() (config.Config, error)) vm.Network {
 	return vm.Network{
-		Mode: vmm.NetworkStream, DNS: vm.Gateway, MTU: usernet.MTU,
+		Mode: vmm.NetworkStream, DNS: plan.Gateway.String(), MTU: usernet.MTU,
 		Connect: func(ctx context.Context, link vm.Link) (vmm.NIC, func() error, error) {
 			guest, err := netip.ParsePrefix(link.Address)
 			if err != nil {
@@ -217,7 +219,7 @@ func userNetwork(executable string, load func() (config.Config, error)) vm.Netwo
 			socket := filepath.Join(link.RunDir, "network.sock")
 			child, err := usernet.Start(ctx, usernet.Options{
 				Executable: executable, Socket: socket, Log: link.Log, Name: link.Name, Guest: guest, Gateway: gateway,
-				Policy: usernet.Policy{Host: settings.Network.Host, LAN: settings.Network.LAN, Allow: settings.Network.Allow},
+				Policy: policy.From(settings.Network),
 			})
 			if err != nil {
 				return vmm.NIC{}, nil, err

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"banger/internal/api"
+	"banger/internal/network/plan"
 	"banger/internal/progress"
 	"banger/internal/store"
 	"banger/internal/vmm"
@@ -117,7 +118,7 @@ func (m *Manager) connect(ctx context.Context, driver vmm.Driver, record store.V
 		return func() error { return nil }, nil
 	}
 	nic, disconnect, err := m.config.Network.Connect(ctx, Link{
-		Name: record.Name, MAC: record.MAC, Address: record.Address + PrefixLength, Gateway: Gateway, RunDir: spec.RunDir, Log: networkLog(m.config.Dirs.VM(record.ID)),
+		Name: record.Name, MAC: record.MAC, Address: inPlan(record.Address), Gateway: plan.Gateway.String(), RunDir: spec.RunDir, Log: networkLog(m.config.Dirs.VM(record.ID)),
 	})
 	if err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/config"
 	"banger/internal/disk"
+	"banger/internal/network/plan"
 	"banger/internal/paths"
 	"banger/internal/progress"
 	"banger/internal/store"
@@ -79,7 +80,7 @@ func newHarness(t *testing.T, adjust ...func(*Config)) *harness {
 			return config.Config{DefaultImage: "debian-bookworm", VMDefaults: config.Request{VCPU: 1, MemoryMiB: 256, DiskBytes: 64 << 20}}, nil
 		},
 		Network: Network{
-			DNS: Gateway, MTU: 9000,
+			DNS: plan.Gateway.String(), MTU: 9000,
 			Mode: vmm.NetworkUser,
 			Connect: func(_ context.Context, link Link) (vmm.NIC, func() error, error) {
 				return vmm.NIC{Mode: vmm.NetworkUser, MAC: link.MAC, Address: link.Address, Gateway: link.Gateway}, func() error { return nil }, nil

@@ -9,6 +9,7 @@ import (
 	"regexp"
 
 	"banger/internal/api"
+	"banger/internal/network/plan"
 )
 
 var validID = regexp.MustCompile(`^[0-9a-f]{12}$`)
@@ -58,32 +59,22 @@ func pick(words []string) string {
 	return words[n.Int64()]
 }
 
-// The address plan: one network, in which a VM has one address for life. What
-// is below the first is the gateway's (.1) and in reserve.
-const (
-	Prefix       = "172.16.0."
-	PrefixLength = "/24"
-	Gateway      = Prefix + "1"
-	firstHost    = 16
-	lastHost     = 254
-)
-
 // allocateAddress returns the lowest free address.
 func allocateAddress(taken func(string) bool) (string, error) {
-	for host := firstHost; host <= lastHost; host++ {
-		if address := fmt.Sprint(Prefix, host); !taken(address) {
+	for addr := range plan.Addresses() {
+		if address := addr.String(); !taken(address) {
 			return address, nil
 		}
 	}
 	return "", &api.Error{
 		Kind:    api.KindState,
-		Message: fmt.Sprintf("cannot create one more VM: all %d addresses are taken", lastHost-firstHost+1),
+		Message: fmt.Sprintf("cannot create one more VM: all %d addresses are taken", plan.Size),
 		Hint:    "delete a VM that is no longer needed: banger vm delete NAME",
 	}
 }
 
-// macOf derives a locally administered MAC address from an IPv4 address.
-func macOf(address string) string {
-	ip := netip.MustParseAddr(address).As4()
-	return fmt.Sprintf("06:00:%02x:%02x:%02x:%02x", ip[0], ip[1], ip[2], ip[3])
-}
+// macOf is the MAC address of the VM with an address of the plan.
+func macOf(address string) string { return plan.MAC(netip.MustParseAddr(address)) }
+
+// inPlan adds the prefix length of the plan to an address.
+func inPlan(address string) string { return plan.WithLength(netip.MustParseAddr(address)).String() }

@@ -14,6 +14,7 @@ import (
 	"banger/internal/agent/wire"
 	"banger/internal/api"
 	"banger/internal/disk"
+	"banger/internal/network/plan"
 	"banger/internal/progress"
 	"banger/internal/store"
 	"banger/internal/undo"
@@ -344,7 +345,7 @@ func (m *Manager) configuration(e *entry) (wire.Configuration, error) {
 	return wire.Configuration{
 		Hostname:       record.Name,
 		MachineID:      record.MachineID,
-		Interface:      &wire.Interface{MAC: record.MAC, Address: record.Address + PrefixLength, Gateway: Gateway, MTU: m.config.Network.MTU},
+		Interface:      &wire.Interface{MAC: record.MAC, Address: inPlan(record.Address), Gateway: plan.Gateway.String(), MTU: m.config.Network.MTU},
 		DNS:            []string{m.config.Network.DNS},
 		AuthorizedKeys: keys,
 		HostKeys:       record.HostKeys,

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/network/policy"
 )
 
 // tryConfined makes the test binary run confined.
@@ -75,7 +77,7 @@ func confined(args []string) error {
 	if _, err := readResolvConf(resolvConf); err != nil && !errors.Is(err, os.ErrNotExist) {
 		fmt.Fprintln(os.Stdout, "cannot read the list of DNS servers:", err)
 	}
-	if _, err := interfaceNetworks(); err != nil {
+	if _, err := policy.HostNetworks(); err != nil {
 		fmt.Fprintln(os.Stdout, "cannot list addresses:", err)
 	}
 	if !routedToSelf(netip.MustParseAddr("127.0.0.1")) {

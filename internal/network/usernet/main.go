@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/network/policy"
 )
 
 // ConnectTimeout is how long the process waits for its VMM.
@@ -103,7 +105,7 @@ func parseArgs(args []string) (Config, error) {
 	if err := flags.Parse(args); err != nil {
 		return Config{}, fmt.Errorf("cannot read the arguments of the network: %w", err)
 	}
-	cfg := Config{Name: *name, Policy: Policy{Host: *host, LAN: *lan}}
+	cfg := Config{Name: *name, Policy: policy.Policy{Host: *host, LAN: *lan}}
 	var err error
 	if cfg.Guest, err = netip.ParsePrefix(*guest); err != nil {
 		return Config{}, fmt.Errorf("cannot read the guest's address: %w", err)

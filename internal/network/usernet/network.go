@@ -1,6 +1,6 @@
 // Package usernet is the network of one VM, made without privileges: a process
 // that ends the guest's TCP and UDP traffic in a TCP/IP stack of its own, and
-// carries it on with ordinary sockets of the host, to where a [Policy] allows.
+// carries it on with ordinary sockets of the host, to where a [policy.Policy] allows.
 //
 // [Start] runs such a process (bangerd's subcommand "network", which is
 // [Main]); [Serve] is what it does.
@@ -24,6 +24,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"banger/internal/network/policy"
 )
 
 const (
@@ -50,7 +52,7 @@ type Config struct {
 	// host's end and the DNS server. Both are IPv4.
 	Guest   netip.Prefix
 	Gateway netip.Addr
-	Policy  Policy
+	Policy  policy.Policy
 	// Name is the VM's: the guest's question about Name.vm is answered with
 	// its own address.
 	Name string
@@ -159,7 +161,7 @@ func newNetwork(carrier carrier, cfg Config) (*network, error) {
 		cfg: cfg,
 		judge: judge{
 			policy: cfg.Policy, gateway: cfg.Gateway, guests: cfg.Guest.Masked(),
-			hostNetworks: interfaceNetworks, isLocal: routedToSelf,
+			hostNetworks: policy.HostNetworks, isLocal: routedToSelf,
 		},
 		log:     &refusals{log: cfg.Log, seen: map[string]bool{}},
 		tcp:     make(chan struct{}, cfg.MaxTCP),

@@ -4,47 +4,49 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+
+	"banger/internal/network/policy"
 )
 
 func TestPolicy(t *testing.T) {
 	t.Parallel()
 	const port = 443
-	host := Policy{Host: true}
-	lan := Policy{LAN: true}
-	all := Policy{Host: true, LAN: true, Allow: prefixes("0.0.0.0/0", "::/0")}
-	metadata := Policy{Allow: prefixes("169.254.169.254/32")}
+	host := policy.Policy{Host: true}
+	lan := policy.Policy{LAN: true}
+	all := policy.Policy{Host: true, LAN: true, Allow: policy.Prefixes("0.0.0.0/0", "::/0")}
+	metadata := policy.Policy{Allow: policy.Prefixes("169.254.169.254/32")}
 	tests := []struct {
-		policy Policy
+		policy policy.Policy
 		addr   string
 		want   string // the address dialled, empty if refused
 	}{
 		// The internet.
-		{Policy{}, "1.1.1.1", "1.1.1.1"},
-		{Policy{}, "203.0.113.7", "203.0.113.7"},
-		{Policy{}, "172.15.255.255", "172.15.255.255"},
-		{Policy{}, "172.32.0.1", "172.32.0.1"},
-		{Policy{}, "100.63.255.255", "100.63.255.255"},
-		{Policy{}, "100.128.0.1", "100.128.0.1"},
-		{Policy{}, "2606:4700::1111", "2606:4700::1111"},
-		{Policy{}, "::ffff:1.1.1.1", "1.1.1.1"},
+		{policy.Policy{}, "1.1.1.1", "1.1.1.1"},
+		{policy.Policy{}, "203.0.113.7", "203.0.113.7"},
+		{policy.Policy{}, "172.15.255.255", "172.15.255.255"},
+		{policy.Policy{}, "172.32.0.1", "172.32.0.1"},
+		{policy.Policy{}, "100.63.255.255", "100.63.255.255"},
+		{policy.Policy{}, "100.128.0.1", "100.128.0.1"},
+		{policy.Policy{}, "2606:4700::1111", "2606:4700::1111"},
+		{policy.Policy{}, "::ffff:1.1.1.1", "1.1.1.1"},
 
 		// The host.
-		{Policy{}, "172.16.0.1", ""},
+		{policy.Policy{}, "172.16.0.1", ""},
 		{host, "172.16.0.1", "127.0.0.1"},
 		{lan, "172.16.0.1", ""},
-		{Policy{}, "198.51.100.20", ""}, // the host's public address
+		{policy.Policy{}, "198.51.100.20", ""}, // the host's public address
 		{lan, "198.51.100.20", ""},
-		{Policy{Allow: prefixes("198.51.100.0/24")}, "198.51.100.20", ""},
+		{policy.Policy{Allow: policy.Prefixes("198.51.100.0/24")}, "198.51.100.20", ""},
 		{host, "198.51.100.20", "198.51.100.20"},
-		{Policy{}, "::ffff:198.51.100.20", ""},
-		{Policy{}, "2001:db8::20", ""},
-		{Policy{}, "192.168.7.20", ""},
+		{policy.Policy{}, "::ffff:198.51.100.20", ""},
+		{policy.Policy{}, "2001:db8::20", ""},
+		{policy.Policy{}, "192.168.7.20", ""},
 		{lan, "192.168.7.20", ""},
 		{host, "192.168.7.20", "192.168.7.20"},
-		{Policy{}, "203.0.113.200", ""}, // routed to the host, on no interface
+		{policy.Policy{}, "203.0.113.200", ""}, // routed to the host, on no interface
 		{lan, "203.0.113.200", ""},
-		{Policy{}, "64:ff9b::198.51.100.20", ""},
-		{Policy{}, "2002:c633:6414::1", ""}, // 6to4 of 198.51.100.20
+		{policy.Policy{}, "64:ff9b::198.51.100.20", ""},
+		{policy.Policy{}, "2002:c633:6414::1", ""}, // 6to4 of 198.51.100.20
 
 		// Never.
 		{all, "127.0.0.1", ""},
@@ -66,28 +68,28 @@ func TestPolicy(t *testing.T) {
 		{all, "fe80::1%eth0", ""},
 
 		// Private networks, and those that the host is in.
-		{Policy{}, "10.1.2.3", ""},
+		{policy.Policy{}, "10.1.2.3", ""},
 		{lan, "10.1.2.3", "10.1.2.3"},
-		{Policy{Allow: prefixes("10.1.0.0/16")}, "10.1.2.3", "10.1.2.3"},
-		{Policy{Allow: prefixes("10.1.0.0/16")}, "10.2.2.3", ""},
-		{Policy{}, "::ffff:10.1.2.3", ""},
-		{Policy{}, "64:ff9b::10.1.2.3", ""},
-		{Policy{}, "2002:0a01:0203::1", ""},
-		{Policy{}, "172.31.255.255", ""},
+		{policy.Policy{Allow: policy.Prefixes("10.1.0.0/16")}, "10.1.2.3", "10.1.2.3"},
+		{policy.Policy{Allow: policy.Prefixes("10.1.0.0/16")}, "10.2.2.3", ""},
+		{policy.Policy{}, "::ffff:10.1.2.3", ""},
+		{policy.Policy{}, "64:ff9b::10.1.2.3", ""},
+		{policy.Policy{}, "2002:0a01:0203::1", ""},
+		{policy.Policy{}, "172.31.255.255", ""},
 		{lan, "172.17.0.1", "172.17.0.1"},
-		{Policy{}, "192.168.7.1", ""},
-		{Policy{}, "100.64.0.1", ""},
-		{Policy{}, "100.127.255.255", ""},
-		{Policy{}, "198.18.0.1", ""},
-		{Policy{}, "192.0.0.8", ""},
-		{Policy{}, "fd00::1", ""},
-		{Policy{}, "198.51.100.1", ""}, // next to the host's public address
+		{policy.Policy{}, "192.168.7.1", ""},
+		{policy.Policy{}, "100.64.0.1", ""},
+		{policy.Policy{}, "100.127.255.255", ""},
+		{policy.Policy{}, "198.18.0.1", ""},
+		{policy.Policy{}, "192.0.0.8", ""},
+		{policy.Policy{}, "fd00::1", ""},
+		{policy.Policy{}, "198.51.100.1", ""}, // next to the host's public address
 		{lan, "198.51.100.1", "198.51.100.1"},
 		{host, "198.51.100.1", ""},
-		{Policy{}, "2001:db8::1", ""},
+		{policy.Policy{}, "2001:db8::1", ""},
 
 		// Link-local.
-		{Policy{}, "169.254.169.254", ""},
+		{policy.Policy{}, "169.254.169.254", ""},
 		{lan, "169.254.169.254", ""},
 		{host, "169.254.169.254", ""},
 		{metadata, "169.254.169.254", "169.254.169.254"},
@@ -99,7 +101,7 @@ func TestPolicy(t *testing.T) {
 		j := judge{
 			policy: test.policy, gateway: gateway, guests: guestPrefix.Masked(),
 			hostNetworks: func() ([]netip.Prefix, error) {
-				return prefixes("127.0.0.1/8", "198.51.100.20/24", "192.168.7.20/24", "2001:db8::20/64", "fe80::5/64"), nil
+				return policy.Prefixes("127.0.0.1/8", "198.51.100.20/24", "192.168.7.20/24", "2001:db8::20/64", "fe80::5/64"), nil
 			},
 			isLocal: func(addr netip.Addr) bool { return addr == netip.MustParseAddr("203.0.113.200") },
 		}
@@ -131,8 +133,8 @@ func TestPolicyFailsClosed(t *testing.T) {
 // The host's real addresses, all of them, are refused.
 func TestPolicyRealHost(t *testing.T) {
 	t.Parallel()
-	j := judge{gateway: gateway, guests: guestPrefix.Masked(), hostNetworks: interfaceNetworks, isLocal: routedToSelf}
-	networks, err := interfaceNetworks()
+	j := judge{gateway: gateway, guests: guestPrefix.Masked(), hostNetworks: policy.HostNetworks, isLocal: routedToSelf}
+	networks, err := policy.HostNetworks()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"banger/internal/network/policy"
 	"banger/internal/network/usernet/guesttest"
 )
 
@@ -47,7 +48,7 @@ var (
 const patience = 60 * time.Second
 
 type setup struct {
-	policy Policy
+	policy policy.Policy
 	// tcp and udp are where "the internet" really is.
 	tcp, udp  string
 	resolvers func() []netip.AddrPort

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"banger/internal/network/policy"
 	"banger/internal/vmm/process"
 )
 
@@ -32,7 +33,7 @@ type Options struct {
 	Name    string
 	Guest   netip.Prefix
 	Gateway netip.Addr
-	Policy  Policy
+	Policy  policy.Policy
 }
 
 // Start runs the network of a VM in a process of its own, and returns when it

@@ -14,12 +14,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/network/policy"
 	"banger/internal/network/usernet/guesttest"
 	"banger/internal/vmm/process"
 )
 
 // startProcess runs the test binary as a network.
-func startProcess(t *testing.T, policy Policy) (*process.Process, Options) {
+func startProcess(t *testing.T, allowed policy.Policy) (*process.Process, Options) {
 	t.Helper()
 	executable, err := os.Executable()
 	if err != nil {
@@ -31,7 +32,7 @@ func startProcess(t *testing.T, policy Policy) (*process.Process, Options) {
 	}
 	options := Options{
 		Executable: executable, Socket: filepath.Join(dir, "network.sock"), Log: filepath.Join(dir, "log"),
-		Guest: guestPrefix, Gateway: gateway, Policy: policy,
+		Guest: guestPrefix, Gateway: gateway, Policy: allowed,
 	}
 	p, err := Start(t.Context(), options)
 	if err != nil {
@@ -68,7 +69,7 @@ func awaitEnd(t *testing.T, p *process.Process) {
 
 func TestProcess(t *testing.T) {
 	t.Parallel()
-	p, options := startProcess(t, Policy{Host: true})
+	p, options := startProcess(t, policy.Policy{Host: true})
 	conn := connect(t, options)
 	guest := guesttest.New(t, conn, guestPrefix, gateway, MTU)
 
@@ -131,7 +132,7 @@ func procStatus(t *testing.T, pid int) map[string]string {
 
 func TestProcessOneConnection(t *testing.T) {
 	t.Parallel()
-	p, options := startProcess(t, Policy{})
+	p, options := startProcess(t, policy.Policy{})
 	conn := connect(t, options)
 	guest := guesttest.New(t, conn, guestPrefix, gateway, MTU)
 	if _, err := dial(t, guest, gateway, 22); err == nil {
@@ -156,7 +157,7 @@ func TestProcessOneConnection(t *testing.T) {
 func TestProcessTerminates(t *testing.T) {
 	t.Parallel()
 	for _, connected := range []bool{false, true} {
-		p, options := startProcess(t, Policy{})
+		p, options := startProcess(t, policy.Policy{})
 		if connected {
 			conn := connect(t, options)
 			guest := guesttest.New(t, conn, guestPrefix, gateway, MTU)

@@ -48,7 +48,13 @@ type Guest struct {
 // New starts a guest at one end of a stream. The test's end closes both.
 func New(tb testing.TB, conn net.Conn, address netip.Prefix, gateway netip.Addr, mtu uint32) *Guest {
 	tb.Helper()
-	link := channel.New(queue, mtu+header.EthernetMinimumSize, tcpip.LinkAddress(MAC))
+	return NewWithMAC(tb, conn, MAC, address, gateway, mtu)
+}
+
+// NewWithMAC is [New] with another address on the link.
+func NewWithMAC(tb testing.TB, conn net.Conn, mac net.HardwareAddr, address netip.Prefix, gateway netip.Addr, mtu uint32) *Guest {
+	tb.Helper()
+	link := channel.New(queue, mtu+header.EthernetMinimumSize, tcpip.LinkAddress(mac))
 	link.LinkEPCapabilities = stack.CapabilityRXChecksumOffload
 	g := &Guest{
 		Stack: stack.New(stack.Options{
@@ -167,4 +173,17 @@ func (g *Guest) ProbeUDP(ctx context.Context, addr netip.AddrPort) error {
 		return errors.New(terr.String())
 	}
 	return nil
+}
+
+// ListenTCP listens in the guest.
+func (g *Guest) ListenTCP(addr netip.AddrPort) (*gonet.TCPListener, error) {
+	return gonet.ListenTCP(g.Stack, full(addr), ipv4.ProtocolNumber)
+}
+
+// Neighbour tells the guest who has an address on its link.
+func (g *Guest) Neighbour(tb testing.TB, addr netip.Addr, mac net.HardwareAddr) {
+	tb.Helper()
+	if err := g.Stack.AddStaticNeighbor(nicID, ipv4.ProtocolNumber, tcpip.AddrFrom4(addr.As4()), tcpip.LinkAddress(mac)); err != nil {
+		tb.Fatalf("cannot tell the guest its neighbour: %v", err)
+	}
 }

@@ -1,0 +1,261 @@
+package bridge
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"banger/internal/api"
+	"banger/internal/atomicfile"
+	"banger/internal/network/plan"
+)
+
+// runTimeout bounds each program that is run.
+const runTimeout = time.Minute
+
+// run runs a program of the system, and returns what it writes.
+func run(ctx context.Context, input, name string, args ...string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		// Not everybody has it in PATH.
+		if path, err = exec.LookPath(filepath.Join("/usr/sbin", name)); err != nil {
+			return "", &api.Error{Kind: api.KindState, Message: fmt.Sprintf("cannot find the program %q", name), Hint: "install the package that has it: nftables for nft, systemd for systemctl and resolvectl"}
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, runTimeout)
+	defer cancel()
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &errs
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		if said := strings.Join(strings.Fields(errs.String()), " "); said != "" {
+			err = fmt.Errorf("%w: %s", err, said)
+		}
+		return "", fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
+	}
+	return out.String(), nil
+}
+
+// hasTables says whether there are tables of our name: all, or at least one.
+func hasTables(ctx context.Context) (all, some bool, err error) {
+	out, err := run(ctx, "", "nft", "list", "tables")
+	if err != nil {
+		return false, false, fmt.Errorf("cannot list the firewall's tables: %w", err)
+	}
+	all = true
+	for _, family := range families {
+		has := slices.Contains(strings.Split(out, "\n"), "table "+family+" "+table)
+		all, some = all && has, some || has
+	}
+	return all, some, nil
+}
+
+func loadRules(ctx context.Context, rules string) error {
+	if _, err := run(ctx, rules, "nft", "-f", "-"); err != nil {
+		return fmt.Errorf("cannot load the firewall rules: %w", err)
+	}
+	return nil
+}
+
+func deleteTables(ctx context.Context) error {
+	var script strings.Builder
+	for _, family := range families {
+		fmt.Fprintf(&script, "add table %[1]s %[2]s\ndelete table %[1]s %[2]s\n", family, table)
+	}
+	if _, err := run(ctx, script.String(), "nft", "-f", "-"); err != nil {
+		return fmt.Errorf("cannot remove the firewall rules: %w", err)
+	}
+	return nil
+}
+
+// blocker names a chain of somebody else's that drops what is forwarded if
+// nothing in it says otherwise, as Docker's does. An accept of ours does not
+// count there.
+func blocker(ctx context.Context) (string, error) {
+	out, err := run(ctx, "", "nft", "-j", "list", "chains")
+	if err != nil {
+		return "", fmt.Errorf("cannot list the firewall's chains: %w", err)
+	}
+	var list struct {
+		Nftables []struct {
+			Chain struct {
+				Family, Table, Name, Hook, Policy string
+			} `json:"chain"`
+		} `json:"nftables"`
+	}
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
+		return "", fmt.Errorf("cannot understand the firewall's chains: %w", err)
+	}
+	for _, entry := range list.Nftables {
+		if c := entry.Chain; c.Hook == "forward" && c.Policy == "drop" && (c.Family == "ip" || c.Family == "inet") && c.Table != table {
+			return fmt.Sprintf("%s %s %s", c.Family, c.Table, c.Name), nil
+		}
+	}
+	return "", nil
+}
+
+// wireNames has systemd-resolved ask bangerd about NAME.vm, by way of the
+// bridge's link: that goes with the link. It works while a VM is on the bridge,
+// since resolved ignores a link without a carrier.
+func (h Host) wireNames(ctx context.Context, port int) error {
+	if _, err := os.Stat(h.Resolved); err != nil {
+		return nil
+	}
+	if port == 0 {
+		_, err := run(ctx, "", "resolvectl", "revert", Name)
+		return err
+	}
+	for _, args := range [][]string{
+		{"dns", Name, fmt.Sprint("127.0.0.1:", port)},
+		{"domain", Name, "~vm"},
+		{"default-route", Name, "no"},
+	} {
+		if _, err := run(ctx, "", "resolvectl", args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const unitName = "banger-network.service"
+
+// Reloaded with nftables, whose own service begins with an empty ruleset.
+const unitText = `# Made by banger network setup; banger network teardown removes it.
+[Unit]
+Description=Network of banger's VMs
+After=network-online.target nftables.service systemd-resolved.service
+Wants=network-online.target
+PartOf=nftables.service
+ReloadPropagatedFrom=nftables.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart="%[1]s" network setup --boot
+ExecReload="%[1]s" network setup --boot
+NoNewPrivileges=yes
+ProtectHome=yes
+
+[Install]
+WantedBy=multi-user.target
+`
+
+// installUnit has systemd repeat the setup at boot, with a program that only
+// root can change: the user's own would be a way to become root.
+func (h Host) installUnit(ctx context.Context, r *record, executable string) error {
+	program := executable
+	if !onlyRoots(executable) {
+		program = h.Program
+		r.Program = program
+	}
+	r.Unit = true
+	if err := h.save(r); err != nil {
+		return err
+	}
+	if program != executable {
+		if err := copyProgram(executable, program); err != nil {
+			return err
+		}
+	}
+	path := filepath.Join(h.Units, unitName)
+	if err := os.WriteFile(path, fmt.Appendf(nil, unitText, program), 0o644); err != nil {
+		return fmt.Errorf("cannot write the unit for systemd: %w", err)
+	}
+	for _, args := range [][]string{{"daemon-reload"}, {"enable", "--quiet", unitName}} {
+		if _, err := run(ctx, "", "systemctl", args...); err != nil {
+			return fmt.Errorf("cannot have systemd repeat it at boot: %w", err)
+		}
+	}
+	return nil
+}
+
+func (h Host) removeUnit(ctx context.Context, r *record) error {
+	if r.Program != "" {
+		left, err := filepath.Glob(temporaries(r.Program))
+		if err != nil {
+			return err
+		}
+		for _, path := range append(left, r.Program) {
+			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("cannot remove the program for systemd: %w", err)
+			}
+		}
+	}
+	path := filepath.Join(h.Units, unitName)
+	if _, err := os.Lstat(path); !r.Unit || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if _, err := os.Stat(h.Systemd); err == nil {
+		if _, err := run(ctx, "", "systemctl", "disable", "--quiet", unitName); err != nil {
+			return fmt.Errorf("cannot remove the unit from systemd: %w", err)
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("cannot remove the unit from systemd: %w", err)
+	}
+	if _, err := os.Stat(h.Systemd); err != nil {
+		return nil
+	}
+	if _, err := run(ctx, "", "systemctl", "daemon-reload"); err != nil {
+		return fmt.Errorf("cannot remove the unit from systemd: %w", err)
+	}
+	return nil
+}
+
+// onlyRoots says whether nobody but root can change what is at a path.
+func onlyRoots(path string) bool {
+	for {
+		info, err := os.Lstat(path)
+		if err != nil || info.Sys().(*syscall.Stat_t).Uid != 0 || info.Mode()&os.ModeSymlink != 0 || info.Mode().Perm()&0o022 != 0 {
+			return false
+		}
+		if path == filepath.Dir(path) {
+			return true
+		}
+		path = filepath.Dir(path)
+	}
+}
+
+func copyProgram(from, to string) error {
+	data, err := os.ReadFile(from)
+	if err == nil {
+		err = atomicfile.Write(to, data, 0o755)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot copy the program for systemd: %w", err)
+	}
+	return nil
+}
+
+// foreign says that something of our name is somebody else's.
+func foreign(what string) error {
+	return &api.Error{
+		Kind:    api.KindState,
+		Message: fmt.Sprintf("cannot set up the network: there is a %s that banger did not make", what),
+		Hint:    "rename or remove it; banger changes nothing that it has not made",
+	}
+}
+
+func collides(kind string, with fmt.Stringer, link string) error {
+	if link != "" {
+		link = " on " + link
+	}
+	return &api.Error{
+		Kind:    api.KindState,
+		Message: fmt.Sprintf("cannot set up the network: %v, which VMs have their addresses in, collides with the %s %v%s", plan.Network, kind, with, link),
+		Hint:    "nothing was changed; without the bridge VMs use the network of the user mode, which does not mind",
+	}
+}

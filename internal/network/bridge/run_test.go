@@ -1,0 +1,125 @@
+package bridge
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"banger/internal/network/netnstest"
+	"banger/internal/network/policy"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v (run the test with -update)", err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s differs (-want +got; run the test with -update):\n%s", path, diff)
+	}
+}
+
+func TestRuleset(t *testing.T) {
+	t.Parallel()
+	attached := policy.Prefixes("198.51.100.0/24")
+	for name, allowed := range map[string]policy.Policy{
+		"default.nft": {},
+		"open.nft":    {Host: true, Guests: true, Allow: policy.Prefixes("10.1.0.0/16")},
+		"lan.nft":     {LAN: true},
+	} {
+		s := settings(2)
+		s.Policy = allowed
+		rules, err := ruleset(s, attached)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name, rules)
+	}
+}
+
+// TestSystemd goes by what is asked of systemd, which does not run in tests.
+func TestSystemd(t *testing.T) {
+	if !netnstest.Enter(t) {
+		return
+	}
+	h := testHost(t)
+	h.Systemd, h.Resolved = h.Units, h.Units // anything that is there
+	bin := t.TempDir()
+	said := filepath.Join(bin, "said")
+	for _, name := range []string{"systemctl", "resolvectl"} {
+		script := "#!/bin/sh\necho \"${0##*/} $*\" >>" + said + "\n"
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil { //nolint:gosec // it is run
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	before := snapshot(t, h)
+	program := filepath.Join(bin, "banger")                                     // in a directory that others can write
+	if err := os.WriteFile(program, []byte("the program"), 0o755); err != nil { //nolint:gosec // it is run
+		t.Fatal(err)
+	}
+	if err := os.Chmod(bin, 0o777); err != nil { //nolint:gosec // on purpose
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := Setup(t.Context(), h, settings(1), program, func(text string) { t.Error("warned:", text) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unit, err := os.ReadFile(filepath.Join(h.Units, unitName))
+	if err != nil || !strings.Contains(string(unit), "\nExecStart=\""+h.Program+"\" network setup --boot\n") {
+		t.Errorf("the unit: %s, %v", unit, err)
+	}
+	if data, err := os.ReadFile(h.Program); err != nil || string(data) != "the program" {
+		t.Errorf("its program: %q, %v", data, err)
+	}
+	if err := Restore(t.Context(), h, func(text string) { t.Error("warned:", text) }); err != nil {
+		t.Error(err)
+	}
+	status, err := Look(t.Context(), h)
+	if err != nil || !status.Boot || status.Problems != nil {
+		t.Errorf("status: %+v, %v", status, err)
+	}
+	tearDown(t, h)
+	if diff := cmp.Diff(before, snapshot(t, h)); diff != "" {
+		t.Errorf("after the teardown (-before +after):\n%s", diff)
+	}
+	data, err := os.ReadFile(said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := "resolvectl dns banger0 127.0.0.1:42069\nresolvectl domain banger0 ~vm\nresolvectl default-route banger0 no\n"
+	once := names + "systemctl daemon-reload\nsystemctl enable --quiet banger-network.service\n"
+	want := once + once + names + "systemctl disable --quiet banger-network.service\nsystemctl daemon-reload\n"
+	if diff := cmp.Diff(want, string(data)); diff != "" {
+		t.Errorf("asked of systemd (-want +got):\n%s", diff)
+	}
+}
+
+func TestOnlyRoots(t *testing.T) {
+	t.Parallel()
+	if !onlyRoots("/usr/bin") {
+		t.Error("/usr/bin is said to be open to others")
+	}
+	dir := t.TempDir() // below /tmp, which all can write
+	if onlyRoots(dir) || onlyRoots(filepath.Join(dir, "missing")) {
+		t.Error("a directory below /tmp is said to be root's alone")
+	}
+}
