@@ -13,7 +13,7 @@
 //	POST   /v1/vms/{ref}/kill          -> VM
 //	GET    /v1/vms/{ref}/hold          Upgrade: banger-hold; an ephemeral VM is deleted when its last holder is gone
 //	GET    /v1/vms/{ref}/agent         Upgrade: banger-agent; then raw bytes of one agent stream
-//	GET    /v1/vms/{ref}/logs?source=console|vmm&follow=1  -> plain text
+//	GET    /v1/vms/{ref}/logs?source=console|vmm|metrics|network&follow=1  -> plain text
 //	GET    /v1/vms/{ref}/ports         -> []Port
 //	GET    /v1/vms/{ref}/stats         -> Stats
 //	GET    /v1/images                  -> []Image; GET /v1/images/{name}, DELETE /v1/images/{name}

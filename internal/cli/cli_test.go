@@ -451,7 +451,7 @@ func TestUsage(t *testing.T) {
 		{"vm cp a b", "is in a VM"},
 		{"vm cp one:a two:b", "from one VM to another"},
 		{"vm cp a", "DESTINATION is missing"},
-		{"vm logs --source bogus sandbox", "is not one of console, vmm"},
+		{"vm logs --source bogus sandbox", "is not one of console, vmm, network, metrics"},
 		{"vm stop --timeout 1 sandbox", "bad --timeout: missing unit"},
 		{"vm stop --timeout 1ms sandbox", "too short"},
 		{"vm prune", "no terminal to ask on"},
@@ -579,7 +579,7 @@ func TestCompletion(t *testing.T) {
 		{"kernel pull ", "debian-6.12 debian-7"},
 		{"kernel delete ", "debian-6.12"},
 		{"completion ", "bash fish powershell zsh"},
-		{"vm logs --source ", "console vmm"},
+		{"vm logs --source ", "console metrics network vmm"},
 		{"daemon s", "status stop"},
 		{"help vm s", "set show ssh start stats stop"},
 	} {

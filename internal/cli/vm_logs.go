@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -11,14 +13,19 @@ type vmLogsOptions struct {
 	follow      bool
 }
 
+// logSources are the logs of a VM.
+var logSources = []string{"console", "vmm", "network", "metrics"}
+
 func newVMLogs(a *app) *cobra.Command {
 	var o vmLogsOptions
 	cmd := &cobra.Command{
 		Use:   "logs NAME",
 		Short: "Show what a VM's guest or its VMM has said",
 		Long: `Show what the guest has written to its console since its last start, kernel and
-init included; or with --source vmm what the VMM itself has said. On a terminal
-only text is shown: colours and other control sequences are left out.`,
+init included. With --source it is another log: vmm is what the VMM itself has said,
+network what the guest was refused, and metrics what Firecracker measures of itself,
+a line of JSON each minute. On a terminal only text is shown: colours and other
+control sequences are left out.`,
 		Example:           "  banger vm logs sandbox\n  banger vm logs -f sandbox\n  banger vm logs --source vmm sandbox",
 		Args:              exactly("the VM's name"),
 		ValidArgsFunction: first(a.live(vmNames)),
@@ -28,16 +35,16 @@ only text is shown: colours and other control sequences are left out.`,
 		},
 	}
 	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on with what comes, until Ctrl-C")
-	cmd.Flags().StringVar(&o.source, "source", "console", "`LOG` to show: console or vmm")
+	cmd.Flags().StringVar(&o.source, "source", "console", "`LOG` to show: console, vmm, network or metrics")
 	completeFlag(cmd, "source", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return []string{"console", "vmm"}, cobra.ShellCompDirectiveNoFileComp
+		return logSources, cobra.ShellCompDirectiveNoFileComp
 	})
 	return cmd
 }
 
 func runVMLogs(ctx context.Context, a *app, o vmLogsOptions) error {
-	if o.source != "console" && o.source != "vmm" {
-		return usagef("--source %q is not one of console, vmm", o.source)
+	if !slices.Contains(logSources, o.source) {
+		return usagef("--source %q is not one of %s", o.source, strings.Join(logSources, ", "))
 	}
 	c, err := a.client(ctx)
 	if err != nil {

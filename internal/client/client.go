@@ -344,7 +344,7 @@ func (c *Client) DeleteKernel(ctx context.Context, name string) error {
 
 func vmPath(ref, rest string) string { return "/v1/vms/" + url.PathEscape(ref) + rest }
 
-// Logs copies a VM's log to w: source is "console" or "vmm". With follow it
+// Logs copies a VM's log to w: source is "console", "vmm", "metrics" or "network". With follow it
 // goes on until ctx ends, which is not an error, or the VM is deleted.
 func (c *Client) Logs(ctx context.Context, ref, source string, follow bool, w io.Writer) error {
 	query := url.Values{"source": {source}}

@@ -244,7 +244,11 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 	defer func() { file.Close() }()
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	control := http.NewResponseController(w)
-	var offset int64
+	// What was cut off is a hole.
+	offset, err := unix.Seek(int(file.Fd()), 0, unix.SEEK_DATA)
+	if err != nil {
+		offset = 0 // there is none yet, or holes are not known here
+	}
 	for {
 		n, err := io.Copy(w, io.NewSectionReader(file, offset, 1<<62-offset))
 		offset += n

@@ -167,7 +167,7 @@ func parseUse(stat string) (memory int64, seconds float64, err error) {
 }
 
 // LogPath is the file with a VM's log: source is "console", which is also what
-// an empty one means, "vmm" or "network".
+// an empty one means, "vmm", "metrics" or "network".
 func (m *Manager) LogPath(ref, source string) (string, error) {
 	e, err := m.resolve(ref)
 	if err != nil {
@@ -179,8 +179,10 @@ func (m *Manager) LogPath(ref, source string) (string, error) {
 		return consoleLog(dir), nil
 	case "vmm":
 		return vmmLog(dir), nil
+	case "metrics":
+		return metricsLog(dir), nil
 	case "network":
 		return networkLog(dir), nil
 	}
-	return "", &api.Error{Kind: api.KindUsage, Message: fmt.Sprintf("cannot show the log %q: there are console, vmm and network", source)}
+	return "", &api.Error{Kind: api.KindUsage, Message: fmt.Sprintf("cannot show the log %q: there are console, vmm, metrics and network", source)}
 }

@@ -217,7 +217,7 @@ func (m *Manager) furnish(ctx context.Context, record store.VM) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return m.noSpace(fmt.Errorf("%s: %w", what, err), what)
 	}
-	for _, log := range []string{consoleLog(dir), vmmLog(dir), networkLog(dir)} {
+	for _, log := range []string{consoleLog(dir), vmmLog(dir), metricsLog(dir), networkLog(dir)} {
 		if err := os.WriteFile(log, nil, 0o600); err != nil {
 			return m.noSpace(fmt.Errorf("%s: %w", what, err), what)
 		}

@@ -206,7 +206,7 @@ func (m *Manager) specify(ctx context.Context, e *entry, report progress.Func) (
 		return vmm.Spec{}, err
 	}
 	return vmm.Spec{
-		ID: record.ID, RunDir: m.config.Dirs.Run(record.ID), ConsoleLog: consoleLog(dir), VMMLog: vmmLog(dir),
+		ID: record.ID, RunDir: m.config.Dirs.Run(record.ID), ConsoleLog: consoleLog(dir), VMMLog: vmmLog(dir), Metrics: metricsLog(dir),
 		Kernel: kernel.Vmlinux, Initramfs: kernel.Initramfs, Cmdline: m.config.Cmdline, VCPU: record.VCPU, MemoryMiB: record.MemoryMiB,
 		// The guest knows them by this order.
 		Disks: []vmm.Disk{
@@ -369,13 +369,13 @@ func (m *Manager) live(ctx context.Context, e *entry) vmm.Machine {
 	}
 }
 
-// watch forgets the machine when its process is gone, and until then keeps its
-// console's log from growing without bound.
+// watch forgets the machine when its process is gone, and until then looks
+// after it.
 func (m *Manager) watch(ctx context.Context, e *entry, machine vmm.Machine) {
-	console := consoleLog(m.config.Dirs.VM(m.look(e).record.ID))
+	record := m.look(e).record
 	m.wait.Go(func() {
-		look := time.NewTicker(consoleInterval)
-		defer look.Stop()
+		tick := time.NewTicker(lookInterval)
+		defer tick.Stop()
 		for {
 			select {
 			case <-machine.Done():
@@ -383,10 +383,8 @@ func (m *Manager) watch(ctx context.Context, e *entry, machine vmm.Machine) {
 				return
 			case <-m.background.Done():
 				return
-			case <-look.C:
-				if err := boundLog(console, maxConsole); err != nil {
-					m.log.WarnContext(ctx, "a console's log may grow", "error", err)
-				}
+			case <-tick.C:
+				m.lookAfter(m.background, record.Name, m.config.Dirs.VM(record.ID), machine) //nolint:contextcheck // not an operation of anybody
 			}
 		}
 	})

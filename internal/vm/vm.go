@@ -295,6 +295,7 @@ func (m *Manager) show(s snapshot) (api.VM, error) {
 func workDisk(dir string) string    { return filepath.Join(dir, "work.ext4") }
 func overlayDisk(dir string) string { return filepath.Join(dir, "overlay.ext4") }
 func consoleLog(dir string) string  { return filepath.Join(dir, "console.log") }
+func metricsLog(dir string) string  { return filepath.Join(dir, "metrics.log") }
 func networkLog(dir string) string  { return filepath.Join(dir, "network.log") }
 func vmmLog(dir string) string      { return filepath.Join(dir, "vmm.log") }
 

@@ -64,6 +64,9 @@ type Spec struct {
 	// ConsoleLog gets what the guest prints on its serial console, VMMLog
 	// what the VMM itself says. Both are created or truncated by Boot.
 	ConsoleLog, VMMLog string
+	// Metrics gets what a VMM that does so measures of itself, in lines of
+	// JSON; empty for nowhere. It is made anew by Boot, too.
+	Metrics string
 
 	Kernel, Initramfs string
 	// Cmdline is added to the kernel arguments that the driver gives on its

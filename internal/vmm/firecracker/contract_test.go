@@ -134,3 +134,24 @@ func TestAdoptForeign(t *testing.T) {
 		t.Errorf("adopting a VM of another driver: %v", err)
 	}
 }
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	spec := newSpec(t)
+	spec.Metrics = filepath.Join(filepath.Dir(spec.VMMLog), "metrics.log")
+	if err := os.WriteFile(spec.Metrics, []byte("of the last boot, and longer than what comes"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, err := driverOf(fake, working)(t).Boot(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = m.Close() }()
+	data, err := os.ReadFile(spec.Metrics)
+	if err != nil || !strings.HasPrefix(string(data), `{"utc_timestamp_ms":`) || strings.Contains(string(data), "last boot") {
+		t.Errorf("metrics %q, %v", data, err)
+	}
+	if err := m.Kill(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

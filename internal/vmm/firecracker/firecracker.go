@@ -100,11 +100,16 @@ func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 		return nil, err
 	}
 	defer console.Close()
-	log, err := vmm.CreateLog(spec.VMMLog)
-	if err != nil {
-		return nil, err
+	for _, path := range []string{spec.VMMLog, spec.Metrics} {
+		if path == "" {
+			continue
+		}
+		log, err := vmm.CreateLog(path)
+		if err != nil {
+			return nil, err
+		}
+		_ = log.Close()
 	}
-	_ = log.Close()
 	network, err := dialNetwork(ctx, spec.NIC)
 	if err != nil {
 		return nil, err
@@ -194,6 +199,9 @@ func (d *Driver) instruct(ctx context.Context, child *process.Process, socket st
 		}
 	}
 	call(func(ctx context.Context) error { version, err = client.Version(ctx); return err })
+	if p.metrics != "" {
+		call(func(ctx context.Context) error { return client.PutMetrics(ctx, p.metrics) })
+	}
 	call(func(ctx context.Context) error { return client.PutMachineConfig(ctx, p.machine) })
 	call(func(ctx context.Context) error { return client.PutBootSource(ctx, p.boot) })
 	for _, drive := range p.drives {

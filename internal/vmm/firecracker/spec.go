@@ -32,6 +32,7 @@ const kernelArguments = "console=ttyS0 8250.nr_uarts=1 quiet reboot=k panic=-1 i
 
 // plan is all that is asked of a fresh Firecracker, in order, before the start.
 type plan struct {
+	metrics string // a path
 	machine fcapi.MachineConfig
 	boot    fcapi.BootSource
 	drives  []fcapi.Drive
@@ -47,6 +48,7 @@ func planOf(spec vmm.Spec) (plan, error) {
 		}
 	}
 	p := plan{
+		metrics: spec.Metrics,
 		machine: fcapi.MachineConfig{VCPU: spec.VCPU, MemoryMiB: spec.MemoryMiB},
 		boot:    fcapi.BootSource{Kernel: spec.Kernel, Initrd: spec.Initramfs, Args: strings.TrimSpace(kernelArguments + " " + spec.Cmdline)},
 		vsock:   fcapi.Vsock{CID: guestCID, Path: filepath.Join(spec.RunDir, vsockSocket)},

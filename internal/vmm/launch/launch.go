@@ -75,6 +75,9 @@ func GrantOf(spec vmm.Spec, devices ...string) Grant {
 	if spec.Initramfs != "" {
 		grant.ReadOnly = append(grant.ReadOnly, spec.Initramfs)
 	}
+	if spec.Metrics != "" {
+		grant.ReadWrite = append(grant.ReadWrite, spec.Metrics)
+	}
 	for _, disk := range spec.Disks {
 		if disk.ReadOnly {
 			grant.ReadOnly = append(grant.ReadOnly, disk.Path)

@@ -54,6 +54,7 @@ func Early(kernel, disk string) []Call {
 		{"a hyphen", "PUT", "/drives/a-b", drive("a-b", ""), "can only contain alphanumeric characters and underscores"},
 		{"another id", "PUT", "/drives/a", drive("b", ""), "does not match the id from the body"},
 		{"an odd cache", "PUT", "/drives/a", drive("a", `,"cache_type":"Some"`), "unknown variant `Some`"},
+		{"metrics without a file", "PUT", "/metrics", `{}`, "missing field `metrics_path`"},
 		{"an interface without a TAP", "PUT", "/network-interfaces/a", `{"iface_id":"a"}`, "missing field `host_dev_name`"},
 		{"a vsock without a socket", "PUT", "/vsock", `{"guest_cid":3}`, "missing field `uds_path`"},
 		{"no such resource", "PUT", "/foo", `{}`, "Invalid request method and/or path"},

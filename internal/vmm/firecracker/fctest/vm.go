@@ -40,6 +40,8 @@ type vm struct {
 	drives []drive
 	nics   []nic
 	vsock  *vsock
+	// metrics is a path.
+	metrics string
 }
 
 type machine struct {
@@ -126,6 +128,8 @@ func (v *vm) handle(method, path string, body []byte) (any, error) {
 		return nil, v.before(func() error { return v.putNIC(id, body) })
 	case "PUT vsock":
 		return nil, v.before(func() error { return v.putVsock(body) })
+	case "PUT metrics":
+		return nil, v.before(func() error { return v.putMetrics(body) })
 	case "PUT entropy":
 		return nil, v.before(func() error { return decode(body, &struct{}{}) })
 	case "PATCH vm":
@@ -266,6 +270,20 @@ func (v *vm) putNIC(id string, body []byte) error {
 	return nil
 }
 
+func (v *vm) putMetrics(body []byte) error {
+	var m struct {
+		Path string `json:"metrics_path"`
+	}
+	if err := decode(body, &m, "metrics_path"); err != nil {
+		return err
+	}
+	if err := openable(m.Path, true); err != nil {
+		return faultf("Metrics error: Failed to open target file: %v", err)
+	}
+	v.metrics = m.Path
+	return nil
+}
+
 func (v *vm) action(body []byte) error {
 	var a struct {
 		Type string `json:"action_type"`
@@ -287,6 +305,11 @@ func (v *vm) start() error {
 		return fault("Cannot start microvm without kernel configuration.")
 	}
 	v.state = running
+	if v.metrics != "" {
+		if err := os.WriteFile(v.metrics, []byte("{\"utc_timestamp_ms\":1}\n"), 0o600); err != nil {
+			return err
+		}
+	}
 	if v.vsock != nil {
 		v.vsock.boot(v.config)
 	}
