@@ -36,6 +36,24 @@ func NoNewPrivileges() error {
 	return nil
 }
 
+// SuspendCapabilities makes root an ordinary user, but one whose files root's
+// are, until restore is called.
+func SuspendCapabilities() (restore func() error, err error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var had [2]unix.CapUserData
+	if err := unix.Capget(&header, &had[0]); err != nil {
+		return nil, fmt.Errorf("cannot get capabilities: %w", err)
+	}
+	none := had
+	for i := range none {
+		none[i].Effective = 0
+	}
+	if err := setCapabilities(none); err != nil {
+		return nil, err
+	}
+	return func() error { return setCapabilities(had) }, nil
+}
+
 // DropCapabilities gives up what makes root more than a user.
 func DropCapabilities() error {
 	// The bounding set needs a privilege itself: without it there is nothing
@@ -45,9 +63,12 @@ func DropCapabilities() error {
 			break
 		}
 	}
+	return setCapabilities([2]unix.CapUserData{})
+}
+
+func setCapabilities(to [2]unix.CapUserData) error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	_, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none[0])), 0)
+	_, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&to[0])), 0)
 	if errno != 0 {
 		return fmt.Errorf("cannot drop capabilities: %w", errno)
 	}

@@ -42,16 +42,12 @@ const (
 )
 
 // restrictFiles confines file access to the plan, where this kernel can.
-func restrictFiles(p plan) (confine.Layer, error) {
+func restrictFiles(p plan, started program) (confine.Layer, error) {
 	layer := confine.Layer{Name: "files"}
 	abi, err := confine.LandlockABI()
 	if err != nil {
 		layer.Detail = err.Error()
 		return layer, nil
-	}
-	program, err := inspect(p.Path)
-	if err != nil {
-		return layer, err
 	}
 	var rules []landlock.Rule
 	add := func(rights landlock.AccessFSSet, paths ...string) {
@@ -59,8 +55,8 @@ func restrictFiles(p plan) (confine.Layer, error) {
 			rules = append(rules, landlock.PathAccess(rights, path).IgnoreIfMissing())
 		}
 	}
-	add(readFile|ll.AccessFSExecute, program.executed...)
-	if program.shared {
+	add(readFile|ll.AccessFSExecute, started.executed...)
+	if started.shared {
 		for _, path := range systemFiles {
 			add(readRights(path), path)
 		}
@@ -95,6 +91,8 @@ type program struct {
 	executed []string
 	// shared says that libraries of the system are loaded.
 	shared bool
+	// script says that it is a script, which starts others.
+	script bool
 }
 
 // inspect looks at an executable, which may be a script around one.
@@ -134,5 +132,5 @@ func inspectScript(path string, file *os.File) (program, error) {
 	if err != nil || string(magic) != "#!" {
 		return program{}, errors.Join(errors.New("it is neither a program for this machine nor a script"), err)
 	}
-	return program{executed: []string{path, "/usr", "/bin", "/lib", "/lib64", "/nix/store", "/gnu/store"}, shared: true}, nil
+	return program{executed: []string{path, "/usr", "/bin", "/lib", "/lib64", "/nix/store", "/gnu/store"}, shared: true, script: true}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -139,19 +140,51 @@ func restrict(p plan) ([]confine.Layer, error) {
 	if err := limit(p.Grant); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(confine.DropCapabilities(), confine.NoNewPrivileges()); err != nil {
-		return nil, err
-	}
-	layers := []confine.Layer{
-		{Name: "session", On: true, Detail: "a session of its own, no descriptors but its own"},
-		{Name: "privileges", On: true, Detail: "no capabilities, and none to be gained"},
-		{Name: "limits", On: true, Detail: fmt.Sprintf("no core dumps, %d open files, files of %d MiB", maxOpenFiles, p.Grant.FileBytes>>20)},
-	}
-	files, err := restrictFiles(p)
+	started, err := inspect(p.Path)
 	if err != nil {
 		return nil, err
 	}
-	return append(layers, files), nil
+	privileges, err := dropPrivileges(p.Grant)
+	if err != nil {
+		return nil, err
+	}
+	files, err := restrictFiles(p, started)
+	if err != nil {
+		return nil, err
+	}
+	calls, err := restrictSyscalls(p, started)
+	if err != nil {
+		return nil, err
+	}
+	return []confine.Layer{
+		{Name: "session", On: true, Detail: "a session of its own, and no descriptors of others"},
+		privileges,
+		{Name: "limits", On: true, Detail: fmt.Sprintf("no core dumps, %d open files, files of %d MiB", maxOpenFiles, p.Grant.FileBytes>>20)},
+		files, calls,
+	}, nil
+}
+
+// dropPrivileges leaves root what an ordinary user has, unless the VM's files
+// are not root's own.
+func dropPrivileges(grant Grant) (confine.Layer, error) {
+	layer := confine.Layer{Name: "privileges"}
+	if err := confine.NoNewPrivileges(); err != nil {
+		return layer, err
+	}
+	restore, err := confine.SuspendCapabilities()
+	if err != nil {
+		return layer, err
+	}
+	for _, path := range slices.Concat(grant.ReadOnly, grant.ReadWrite, grant.Devices, []string{grant.RunDir}) {
+		file, err := os.Open(path) // access(2) is for real users, who can do more
+		_ = file.Close()
+		if os.Geteuid() == 0 && errors.Is(err, unix.EACCES) {
+			layer.Detail = fmt.Sprintf("root's capabilities are kept: without them there is no way to %q", path)
+			return layer, restore()
+		}
+	}
+	layer.On, layer.Detail = true, "no capabilities, and none to be gained"
+	return layer, errors.Join(restore(), confine.DropCapabilities())
 }
 
 // limit sets resource limits. The number of processes is none of them: it

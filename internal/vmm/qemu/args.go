@@ -10,6 +10,7 @@ import (
 
 	"banger/internal/agent/wire"
 	"banger/internal/vmm"
+	"banger/internal/vmm/launch"
 )
 
 // Sockets in a VM's run directory.
@@ -20,6 +21,10 @@ const (
 
 // maxSocketPath is what fits sun_path with its final NUL.
 const maxSocketPath = 107
+
+// networkFD is the connection to the network of [vmm.NetworkStream]: QEMU may
+// not connect to anything itself.
+const networkFD = launch.FirstFile
 
 // dnsHost is the host part of the address where QEMU's own user networking
 // answers DNS unless the NIC says otherwise.
@@ -164,7 +169,7 @@ func netdevArgument(nic vmm.NIC) (string, error) {
 	case vmm.NetworkUser:
 		return userNetdev(nic)
 	case vmm.NetworkStream:
-		return "stream,id=net,server=off,addr.type=unix,addr.path=" + escape(nic.Socket), nil
+		return "stream,id=net,server=off,addr.type=fd,addr.str=" + strconv.Itoa(networkFD), nil
 	case vmm.NetworkTAP:
 		return "tap,id=net,script=no,downscript=no,ifname=" + escape(nic.TAP), nil
 	}

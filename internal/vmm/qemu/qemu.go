@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -91,7 +92,20 @@ func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) {
 	if !found.capability.Usable {
 		return nil, fmt.Errorf("cannot start QEMU: %s", strings.Join(found.capability.Reasons, "; "))
 	}
-	m, err := d.start(ctx, spec, found)
+	if err := context.Cause(ctx); err != nil {
+		return nil, fmt.Errorf("cannot start QEMU: %w", err)
+	}
+	// One connection for both attempts: the network ends with it.
+	network, err := connect(ctx, spec.NIC)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		for _, file := range network {
+			_ = file.Close()
+		}
+	}()
+	m, err := d.start(ctx, spec, found, network)
 	if _, died := errors.AsType[*vmm.ConsoleError](err); !died || !found.host.kvm {
 		return machineOr(m, err)
 	}
@@ -99,7 +113,7 @@ func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) {
 	emulated.host.kvm = false
 	emulated.capability.Accelerated = false
 	emulated.capability.Reasons = []string{"guests are emulated, which is slower, since QEMU does not start on KVM here: " + err.Error()}
-	m, retryErr := d.start(ctx, spec, emulated)
+	m, retryErr := d.start(ctx, spec, emulated, network)
 	if retryErr != nil {
 		return nil, err // so it was not KVM's fault
 	}
@@ -118,15 +132,9 @@ func machineOr(m *machine, err error) (vmm.Machine, error) {
 	return m, nil
 }
 
-func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found) (_ *machine, err error) {
+func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found, network []*os.File) (_ *machine, err error) {
 	args, err := arguments(spec, found.host)
 	if err != nil {
-		return nil, err
-	}
-	if err := context.Cause(ctx); err != nil {
-		return nil, fmt.Errorf("cannot start QEMU: %w", err)
-	}
-	if err := checkNetwork(spec.NIC); err != nil {
 		return nil, err
 	}
 	var steps undo.Stack
@@ -149,7 +157,7 @@ func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found) (_ *mach
 	}
 	defer log.Close()
 	child, layers, err := launch.Start(ctx, d.options.Launcher, launch.Command{
-		Path: found.capability.Binary, Args: args, Log: log, Grant: grant(spec, found.host),
+		Path: found.capability.Binary, Args: args, Log: log, Files: network, Grant: grant(spec, found.host),
 	})
 	if err != nil {
 		return nil, err
@@ -187,25 +195,29 @@ func grant(spec vmm.Spec, on host) launch.Grant {
 	return grant
 }
 
-// checkNetwork makes sure of what QEMU does not: it connects to a socket later
-// on, and makes a TAP device that is not there if root runs it.
-func checkNetwork(nic *vmm.NIC) error {
-	if nic == nil {
-		return nil
+// connect returns what QEMU gets of its network: the connection to it, or
+// nothing. A TAP device it opens itself, and makes if root runs it and there is
+// none: that is an error.
+func connect(ctx context.Context, nic *vmm.NIC) ([]*os.File, error) {
+	if nic == nil || nic.Mode == vmm.NetworkUser {
+		return nil, nil
 	}
-	path := ""
-	switch nic.Mode {
-	case vmm.NetworkStream:
-		path = nic.Socket
-	case vmm.NetworkTAP:
-		path = filepath.Join("/sys/class/net", nic.TAP)
-	case vmm.NetworkUser:
-		return nil
+	if nic.Mode == vmm.NetworkTAP {
+		if _, err := os.Stat(filepath.Join("/sys/class/net", nic.TAP)); err != nil {
+			return nil, fmt.Errorf("cannot connect the VM to its network: %w", err)
+		}
+		return nil, nil
 	}
-	if _, err := os.Stat(path); err != nil {
-		return fmt.Errorf("cannot connect the VM to its network: %w", err)
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", nic.Socket)
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect the VM to its network: %w", err)
 	}
-	return nil
+	defer func() { _ = conn.Close() }()
+	file, err := conn.(*net.UnixConn).File()
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect the VM to its network: %w", err)
+	}
+	return []*os.File{file}, nil
 }
 
 var errDied = errors.New("it ended at once")

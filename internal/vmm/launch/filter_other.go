@@ -1,0 +1,5 @@
+//go:build !amd64
+
+package launch
+
+var archDenied, archForks []uint32
