@@ -23,18 +23,18 @@ var allowed = map[string][]string{
 	"agent":   nil,
 	"api":     {"vmm"}, // handles are part of what a VM is
 	"bundle":  {"objects", "download"},
-	"cli":     {"client", "agent", "doctor", "network", "ssh", "sshconfig", "workspace"}, // network: what root does has no daemon
+	"cli":     {"client", "agent", "doctor", "network", "ssh", "sshconfig", "workspace", "hostenv"}, // network: what root does has no daemon
 	"client":  nil,
-	"daemon":  {"vm", "store", "image", "kernel", "bundle", "vmm", "network", "ssh", "doctor", "agent"},
+	"daemon":  {"vm", "store", "image", "kernel", "bundle", "vmm", "network", "ssh", "doctor", "agent", "hostenv"},
 	"debian":  nil,
 	"disk":    nil,
-	"doctor":  {"disk", "image", "kernel", "store", "vmm", "network", "ssh", "sshconfig"},
+	"doctor":  {"disk", "image", "kernel", "store", "vmm", "network", "ssh", "sshconfig", "hostenv"},
 	"guest":   {"agent"},
 	"image":   {"debian", "objects", "bundle", "download"},
 	"kernel":  {"debian", "objects", "bundle", "download"},
 	"network": {"vmm", "agent"}, // vmm/process runs it; ports go through the agent
 	"store":   {"vmm"},          // a record has a handle
-	"vm":      {"vmm", "image", "kernel", "disk", "network", "agent", "store", "filesync"},
+	"vm":      {"vmm", "image", "kernel", "disk", "network", "agent", "store", "filesync", "hostenv"},
 	"vmm":     {"agent"}, // the channel's multiplexer
 }
 

@@ -143,12 +143,17 @@ type CreateVM struct {
 	VMM       string `json:"vmm,omitempty"`
 	Start     bool   `json:"start"`
 	Ephemeral bool   `json:"ephemeral,omitempty"`
+	// Environment is as in [StartVM].
+	Environment map[string]string `json:"environment,omitempty"`
 }
 
 // StartVM starts a VM. VMM, if it is not empty, is what it runs on from now on,
 // as in [CreateVM].
 type StartVM struct {
 	VMM string `json:"vmm,omitempty"`
+	// Environment has the variables of the caller that tell how this host
+	// reaches the network, as hostenv.Select picks them. It may have secrets.
+	Environment map[string]string `json:"environment,omitempty"`
 }
 
 // SetVM changes a VM's sizes, and what it runs on; zero leaves as is. Applied at

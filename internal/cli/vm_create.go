@@ -8,6 +8,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/client"
 	"banger/internal/config"
+	"banger/internal/hostenv"
 )
 
 // newVMFlags are the flags of the commands that make a VM.
@@ -52,7 +53,10 @@ func (f *newVMFlags) request(a *app, cmd *cobra.Command) (api.CreateVM, config.S
 	if image == "" {
 		image = settings.DefaultImage
 	}
-	return api.CreateVM{Name: f.name, Image: image, VMM: f.vmm, VCPU: spec.VCPU, MemoryMiB: spec.MemoryMiB, DiskBytes: spec.DiskBytes}, spec, nil
+	return api.CreateVM{
+		Name: f.name, Image: image, VMM: f.vmm, VCPU: spec.VCPU, MemoryMiB: spec.MemoryMiB, DiskBytes: spec.DiskBytes,
+		Environment: hostenv.Select(a.env.Getenv),
+	}, spec, nil
 }
 
 // vmmFlag adds --vmm.

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/hostenv"
 	"banger/internal/progress"
 )
 
@@ -24,8 +25,9 @@ func newVMStart(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			request.Environment = hostenv.Select(a.env.Getenv)
 			return a.several(cmd.Context(), args, func(ctx context.Context, ref string, report progress.Func) (string, error) {
-				vm, err := c.StartVMOn(ctx, ref, request, report)
+				vm, err := c.StartVM(ctx, ref, request, report)
 				return vm.Name, err
 			})
 		},
@@ -105,7 +107,7 @@ func newVMRestart(a *app) *cobra.Command {
 						return "", err
 					}
 				}
-				vm, err = c.StartVM(ctx, vm.ID, report)
+				vm, err = c.StartVM(ctx, vm.ID, api.StartVM{Environment: hostenv.Select(a.env.Getenv)}, report)
 				return vm.Name, err
 			})
 		},

@@ -32,12 +32,7 @@ func (c *Client) CreateVM(ctx context.Context, create api.CreateVM, report progr
 }
 
 // StartVM returns when the guest answers. Canceled as [Client.CreateVM].
-func (c *Client) StartVM(ctx context.Context, ref string, report progress.Func) (api.VM, error) {
-	return c.StartVMOn(ctx, ref, api.StartVM{}, report)
-}
-
-// StartVMOn is [Client.StartVM] with a choice of what runs the VM.
-func (c *Client) StartVMOn(ctx context.Context, ref string, start api.StartVM, report progress.Func) (api.VM, error) {
+func (c *Client) StartVM(ctx context.Context, ref string, start api.StartVM, report progress.Func) (api.VM, error) {
 	var vm api.VM
 	err := c.events(ctx, vmPath(ref, "/start"), start, &vm, report)
 	return vm, err

@@ -45,6 +45,8 @@ type Config struct {
 	Network NetworkAccess
 	// TrustedKeys are whose signatures of bundles count.
 	TrustedKeys []ssh.PublicKey
+	// HostEnvironment is what guests get of this host's own.
+	HostEnvironment HostEnvironment
 }
 
 // file is config.toml as written. Pointers tell an absent key from a zero.
@@ -71,6 +73,11 @@ type file struct {
 		Guests *bool    `toml:"guests"`
 		Allow  []string `toml:"allow"`
 	} `toml:"network_access"`
+	HostEnvironment struct {
+		Proxy *string `toml:"proxy"`
+		// Certificates is a word, or a list of files.
+		Certificates any `toml:"certificates"`
+	} `toml:"host_environment"`
 }
 
 // maxFile bounds what is read: a configuration is a page of text.
@@ -84,7 +91,10 @@ func VMMs() []string { return []string{"auto", "firecracker", "qemu"} }
 
 // Defaults is the configuration of a user who has no file.
 func Defaults(dirs paths.Dirs) Config {
-	return Config{DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto", LogLevel: slog.LevelInfo, DNSPort: defaultDNSPort}
+	return Config{
+		DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto", LogLevel: slog.LevelInfo, DNSPort: defaultDNSPort,
+		HostEnvironment: HostEnvironment{Proxy: true, Certificates: true},
+	}
 }
 
 // Load reads the configuration file of dirs. A missing file is the defaults.
@@ -136,6 +146,10 @@ func parse(data []byte, path string, dirs paths.Dirs) (Config, error) {
 		{"network_access.lan", func() error { return setBool(&config.Network.LAN, f.Network.LAN) }},
 		{"network_access.guests", func() error { return setBool(&config.Network.Guests, f.Network.Guests) }},
 		{"network_access.allow", func() error { return setPrefixes(&config.Network.Allow, f.Network.Allow) }},
+		{"host_environment.proxy", func() error { return setInherit(&config.HostEnvironment.Proxy, f.HostEnvironment.Proxy) }},
+		{"host_environment.certificates", func() error {
+			return setCertificates(&config.HostEnvironment, f.HostEnvironment.Certificates, dirs.Home)
+		}},
 	} {
 		if err := key.set(); err != nil {
 			return Config{}, &Error{Path: path, Line: keyLine(data, key.name), Key: key.name, Reason: err.Error()}

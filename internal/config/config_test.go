@@ -33,7 +33,7 @@ func write(t *testing.T, dirs paths.Dirs, text string) {
 func TestLoad(t *testing.T) {
 	t.Parallel()
 	dirs := testDirs(t)
-	defaults := Config{DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto", DNSPort: 42069}
+	defaults := Config{DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto", DNSPort: 42069, HostEnvironment: HostEnvironment{Proxy: true, Certificates: true}}
 	got, err := Load(dirs)
 	if err != nil {
 		t.Fatal(err)
@@ -60,6 +60,7 @@ log_level = "debug"
 dns_port = 0
 debian_mirror = "http://mirror.example/debian"
 vm_defaults = {vcpu = 3, memory_mib = 2048, disk_size = "16G"}
+host_environment = {proxy = "none", certificates = ["/ca.pem"]}
 `)
 	got, err = Load(dirs)
 	if err != nil {
@@ -68,8 +69,9 @@ vm_defaults = {vcpu = 3, memory_mib = 2048, disk_size = "16G"}
 	want := Config{
 		DefaultImage: "alpine", SSHKeyPath: filepath.Join(dirs.Home, "keys/mine"), FirecrackerBin: "/opt/fc",
 		QEMUBin: filepath.Join(dirs.Home, "qemu"), VMM: "qemu", LogLevel: slog.LevelDebug,
-		DebianMirror: "http://mirror.example/debian",
-		VMDefaults:   Request{VCPU: 3, MemoryMiB: 2048, DiskBytes: 16 * size.GiB},
+		DebianMirror:    "http://mirror.example/debian",
+		VMDefaults:      Request{VCPU: 3, MemoryMiB: 2048, DiskBytes: 16 * size.GiB},
+		HostEnvironment: HostEnvironment{CertificateFiles: []string{"/ca.pem"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("with every key (-want +got):\n%s", diff)

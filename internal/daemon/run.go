@@ -19,6 +19,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/config"
+	"banger/internal/hostenv"
 	"banger/internal/image"
 	"banger/internal/kernel"
 	"banger/internal/network/plan"
@@ -165,9 +166,16 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 			return []string{key}, err
 		},
 		NewHostKey: ssh.NewHostKey,
-		Network:    userNetwork(options.Executable, load),
-		Forward:    forwarder(log),
-		Publish:    publisher(dirs, load, options.Executable),
+		HostEnvironment: func(ctx context.Context, environment map[string]string) (hostenv.Passed, error) {
+			now, err := load()
+			if err != nil {
+				return hostenv.Passed{}, err
+			}
+			return hostenv.Collect(ctx, hostenv.OnThisHost(now.HostEnvironment, plan.Gateway), environment), nil
+		},
+		Network: userNetwork(options.Executable, load),
+		Forward: forwarder(log),
+		Publish: publisher(dirs, load, options.Executable),
 	})
 	return &daemon{vms: manager, images: images, kernels: kernels, drivers: drivers, log: log}, nil
 }
@@ -216,10 +224,14 @@ func userNetwork(executable string, load func() (config.Config, error)) vm.Netwo
 			if err != nil {
 				return vmm.NIC{}, nil, err
 			}
+			var relays []usernet.Relay
+			for _, relay := range link.Relays {
+				relays = append(relays, usernet.Relay(relay))
+			}
 			socket := filepath.Join(link.RunDir, "network.sock")
 			child, err := usernet.Start(ctx, usernet.Options{
 				Executable: executable, Socket: socket, Log: link.Log, Name: link.Name, Guest: guest, Gateway: gateway,
-				Policy: policy.From(settings.Network),
+				Policy: policy.From(settings.Network), Relays: relays,
 			})
 			if err != nil {
 				return vmm.NIC{}, nil, err

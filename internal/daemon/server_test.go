@@ -220,7 +220,7 @@ func TestLifeOverTheSocket(t *testing.T) {
 	if vm, err := r.SetVM(ctx, "one", api.SetVM{VCPU: 3}); err != nil || vm.VCPU != 3 {
 		t.Errorf("set %+v, %v", vm, err)
 	}
-	if vm, err := r.StartVM(ctx, "one", progress.Discard); err != nil || vm.State != api.StateRunning {
+	if vm, err := r.StartVM(ctx, "one", api.StartVM{}, progress.Discard); err != nil || vm.State != api.StateRunning {
 		t.Errorf("started %+v, %v", vm, err)
 	}
 	if vm, err := r.KillVM(ctx, "one"); err != nil || vm.State != api.StateStopped {

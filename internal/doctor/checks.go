@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -242,6 +243,45 @@ func shortcut(_ context.Context, deps Deps) []Row {
 
 func network(_ context.Context, deps Deps) []Row {
 	return []Row{pass("network", "user mode: guests reach "+deps.Config.Network.String()+", through a process of yours without any privilege; nothing reaches them from outside")}
+}
+
+// maxNamed is how many certificates are named.
+const maxNamed = 5
+
+// hostEnvironment says what guests get of how this host reaches the network.
+func hostEnvironment(ctx context.Context, deps Deps) []Row {
+	const check = "host environment"
+	passed := deps.HostEnvironment(ctx)
+	var parts []string
+	for _, proxy := range passed.Proxies {
+		part := proxy.Variable + " " + proxy.Shown
+		if proxy.Via != "" {
+			part += " (for them at " + proxy.Via + ")"
+		}
+		parts = append(parts, part)
+	}
+	if n := len(passed.Certificates); n > 0 {
+		var subjects []string
+		for _, certificate := range passed.Certificates[:min(n, maxNamed)] {
+			subjects = append(subjects, strconv.Quote(certificate.Subject))
+		}
+		if n > maxNamed {
+			subjects = append(subjects, "...")
+		}
+		noun := "certificates"
+		if n == 1 {
+			noun = "certificate"
+		}
+		parts = append(parts, fmt.Sprintf("%d CA %s (%s)", n, noun, strings.Join(subjects, ", ")))
+	}
+	detail := "guests get " + strings.Join(parts, ", ")
+	if parts == nil {
+		detail = "guests get no proxy and no CA certificates of this host"
+	}
+	if len(passed.Warnings) > 0 {
+		return []Row{warn(check, detail+"; "+strings.Join(passed.Warnings, "; "), "choose what is passed with [host_environment] in "+deps.Dirs.ConfigFile())}
+	}
+	return []Row{pass(check, detail)}
 }
 
 func defaults(_ context.Context, deps Deps) []Row {

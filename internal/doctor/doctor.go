@@ -11,6 +11,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/config"
+	"banger/internal/hostenv"
 	"banger/internal/paths"
 	"banger/internal/vmm"
 	"banger/internal/vmm/kvm"
@@ -58,6 +59,9 @@ type Deps struct {
 	// host, NamesWired whose the host's resolver asks for it.
 	NamesServer func(ctx context.Context, server string) (owner string, err error)
 	NamesWired  func(ctx context.Context) (owner string, err error)
+	// HostEnvironment works out what guests get of how this host reaches the
+	// network.
+	HostEnvironment func(ctx context.Context) hostenv.Passed
 	// LookPath finds a program.
 	LookPath func(name string) (string, error)
 }
@@ -72,7 +76,7 @@ func Failed(rows []Row) bool {
 func Run(ctx context.Context, deps Deps) []Row {
 	checks := []func(context.Context, Deps) []Row{
 		architecture, configuration, runtimeDirectory, virtualization, drivers, tools, fetching, imageAndKernel,
-		database, diskSpace, key, shortcut, network, names, defaults,
+		database, diskSpace, key, shortcut, network, hostEnvironment, names, defaults,
 	}
 	var rows []Row
 	for _, check := range checks {

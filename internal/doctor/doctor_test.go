@@ -8,9 +8,11 @@ import (
 	"strings"
 	"testing"
 
+	"banger/internal/agent/wire"
 	"banger/internal/api"
 	"banger/internal/config"
 	"banger/internal/doctor"
+	"banger/internal/hostenv"
 	"banger/internal/network/dns"
 	"banger/internal/paths"
 	"banger/internal/ssh"
@@ -64,11 +66,12 @@ func healthy(t *testing.T) doctor.Deps {
 		Kernel: func(_ context.Context, name string) (api.Kernel, error) {
 			return api.Kernel{Name: name, Present: true, Size: 1 << 20}, nil
 		},
-		CanFetch:    func(context.Context) error { return nil },
-		Schema:      func(context.Context) (int, int, error) { return 3, 3, nil },
-		NamesServer: func(context.Context, string) (string, error) { return dns.Owner(os.Getuid()), nil },
-		NamesWired:  func(context.Context) (string, error) { return dns.Owner(os.Getuid()), nil },
-		LookPath:    func(name string) (string, error) { return "/bin/" + name, nil },
+		CanFetch:        func(context.Context) error { return nil },
+		Schema:          func(context.Context) (int, int, error) { return 3, 3, nil },
+		NamesServer:     func(context.Context, string) (string, error) { return dns.Owner(os.Getuid()), nil },
+		NamesWired:      func(context.Context) (string, error) { return dns.Owner(os.Getuid()), nil },
+		HostEnvironment: func(context.Context) hostenv.Passed { return hostenv.Passed{} },
+		LookPath:        func(name string) (string, error) { return "/bin/" + name, nil },
 	}
 }
 
@@ -88,7 +91,7 @@ func TestHealthy(t *testing.T) {
 	}
 	for _, check := range []string{
 		"architecture", "configuration", "runtime directory", "KVM", "VMM firecracker", "VMM qemu", "host tools", "image building",
-		"default image", "default kernel", "database", "disk space", "ssh key", "ssh shortcut", "network", "names", "VM defaults",
+		"default image", "default kernel", "database", "disk space", "ssh key", "ssh shortcut", "network", "host environment", "names", "VM defaults",
 	} {
 		if !seen[check] {
 			t.Errorf("no row for %q", check)
@@ -128,6 +131,17 @@ func TestProblems(t *testing.T) {
 		{"the VMM that is wanted", func(_ *testing.T, d *doctor.Deps) {
 			d.Drivers, d.Config.VMM = []vmm.Driver{unusable, slow}, "firecracker"
 		}, "VMM firecracker", doctor.Fail, "no binary", "vmm = \"auto\""},
+		{"proxy and certificates", func(_ *testing.T, d *doctor.Deps) {
+			d.HostEnvironment = func(context.Context) hostenv.Passed {
+				return hostenv.Passed{
+					Proxies:      []hostenv.Proxy{{Variable: "http_proxy", Shown: "http://***@127.0.0.1:3128", Via: "172.16.0.1:3128"}},
+					Certificates: []wire.Certificate{{Subject: "Our CA"}},
+				}
+			}
+		}, "host environment", doctor.Pass, `http_proxy http://***@127.0.0.1:3128 (for them at 172.16.0.1:3128), 1 CA certificate ("Our CA")`, ""},
+		{"no certificates", func(_ *testing.T, d *doctor.Deps) {
+			d.HostEnvironment = func(context.Context) hostenv.Passed { return hostenv.Passed{Warnings: []string{"no such file"}} }
+		}, "host environment", doctor.Warn, "no such file", "host_environment"},
 		{"no VMM", func(_ *testing.T, d *doctor.Deps) { d.Drivers = []vmm.Driver{unusable} }, "VMM", doctor.Fail, "none", "qemu-system-x86"},
 		{"no mke2fs", func(_ *testing.T, d *doctor.Deps) {
 			d.LookPath = func(name string) (string, error) {

@@ -86,7 +86,7 @@ func (m *Manager) Create(ctx context.Context, request api.CreateVM, report progr
 	}
 	if request.Start {
 		op.become(ctx, "start")
-		if startErr := m.start(op, report); startErr != nil {
+		if startErr := m.start(op, request.Environment, report); startErr != nil {
 			if ctx.Err() != nil || errors.Is(startErr, errClosing) {
 				return api.VM{}, startErr
 			}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"banger/internal/api"
+	"banger/internal/hostenv"
 	"banger/internal/network/plan"
 	"banger/internal/progress"
 	"banger/internal/store"
@@ -112,13 +113,14 @@ func (m *Manager) connects(capability vmm.Capability) bool {
 
 // connect gives a VM its interface, and returns what takes that back. A driver
 // that was asked for by name and takes no network of this host goes without.
-func (m *Manager) connect(ctx context.Context, driver vmm.Driver, record store.VM, spec *vmm.Spec, report progress.Func) (func() error, error) {
+func (m *Manager) connect(ctx context.Context, driver vmm.Driver, record store.VM, spec *vmm.Spec, relays []hostenv.Relay, report progress.Func) (func() error, error) {
 	if !m.connects(driver.Probe(ctx)) {
 		report.Warn(fmt.Sprintf("%s has no network: there is none here that %s can use", record.Name, driver.Name()))
 		return func() error { return nil }, nil
 	}
 	nic, disconnect, err := m.config.Network.Connect(ctx, Link{
 		Name: record.Name, MAC: record.MAC, Address: inPlan(record.Address), Gateway: plan.Gateway.String(), RunDir: spec.RunDir, Log: networkLog(m.config.Dirs.VM(record.ID)),
+		Relays: relays,
 	})
 	if err != nil {
 		return nil, err

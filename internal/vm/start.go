@@ -44,7 +44,7 @@ func (m *Manager) StartOn(ctx context.Context, ref string, request api.StartVM, 
 			return api.VM{}, err
 		}
 	}
-	if err := m.start(op, report); err != nil {
+	if err := m.start(op, request.Environment, report); err != nil {
 		return api.VM{}, err
 	}
 	s := m.look(op.entry)
@@ -52,7 +52,7 @@ func (m *Manager) StartOn(ctx context.Context, ref string, request api.StartVM, 
 	return m.show(s)
 }
 
-func (m *Manager) start(op *operation, report progress.Func) (err error) {
+func (m *Manager) start(op *operation, environment map[string]string, report progress.Func) (err error) {
 	e := op.entry
 	if m.live(op.ctx, e) != nil {
 		return nil
@@ -64,14 +64,14 @@ func (m *Manager) start(op *operation, report progress.Func) (err error) {
 		return nil
 	}
 	op.phase(api.StateStarting)
-	err = m.attempt(op, report)
+	err = m.attempt(op, environment, report)
 	if errors.Is(err, errNeverAnswered) && op.ctx.Err() == nil && m.live(op.ctx, e) == nil {
 		// A kernel can crash in its first moments, mostly in emulation.
 		// Nothing of the image has run yet: another try can do no harm.
 		name := m.look(e).record.Name
 		m.log.Warn("a guest ended before its agent answered, booting it once more", "vm", name, "error", err)
 		report.Warn(fmt.Sprintf("booting %s once more: %v", name, err))
-		err = m.attempt(op, report)
+		err = m.attempt(op, environment, report)
 	}
 	if err == nil {
 		m.forward(e)
@@ -81,8 +81,8 @@ func (m *Manager) start(op *operation, report progress.Func) (err error) {
 }
 
 // attempt boots a VM and makes its guest known.
-func (m *Manager) attempt(op *operation, report progress.Func) error {
-	machine, err := m.boot(op.ctx, op.entry, report)
+func (m *Manager) attempt(op *operation, environment map[string]string, report progress.Func) error {
+	machine, err := m.boot(op.ctx, op.entry, environment, report)
 	if err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func (m *Manager) startFailed(op *operation, err error) error {
 }
 
 // boot starts a VMM and records it.
-func (m *Manager) boot(ctx context.Context, e *entry, report progress.Func) (vmm.Machine, error) {
+func (m *Manager) boot(ctx context.Context, e *entry, environment map[string]string, report progress.Func) (vmm.Machine, error) {
 	record := m.look(e).record
 	for _, name := range []string{record.Image, record.Kernel} {
 		release, err := m.use(ctx, name)
@@ -158,8 +158,12 @@ func (m *Manager) boot(ctx context.Context, e *entry, report progress.Func) (vmm
 	if err := os.MkdirAll(spec.RunDir, 0o700); err != nil {
 		return nil, m.noSpace(fmt.Errorf("cannot create the directory for the VM's sockets: %w", err), fmt.Sprintf("cannot start the VM %q", record.Name))
 	}
+	passed, err := m.inherit(ctx, spec.RunDir, environment, report)
+	if err != nil {
+		return nil, m.noSpace(err, fmt.Sprintf("cannot start the VM %q", record.Name))
+	}
 	report.Step("booting")
-	disconnect, err := m.connect(ctx, chosen.driver, record, &spec, report)
+	disconnect, err := m.connect(ctx, chosen.driver, record, &spec, passed.Relays, report)
 	if err != nil {
 		return nil, err
 	}
@@ -340,6 +344,10 @@ func (m *Manager) configuration(e *entry) (wire.Configuration, error) {
 	if err != nil {
 		return wire.Configuration{}, err
 	}
+	passed, err := inherited(m.config.Dirs.Run(record.ID))
+	if err != nil {
+		return wire.Configuration{}, err
+	}
 	entropy := make([]byte, 64)
 	rand.Read(entropy) // never fails
 	return wire.Configuration{
@@ -351,6 +359,8 @@ func (m *Manager) configuration(e *entry) (wire.Configuration, error) {
 		HostKeys:       record.HostKeys,
 		Time:           time.Now().UTC(),
 		Entropy:        entropy,
+		Environment:    passed.Environment,
+		Certificates:   passed.Certificates,
 	}, nil
 }
 

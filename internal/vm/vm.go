@@ -28,6 +28,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/config"
 	"banger/internal/disk"
+	"banger/internal/hostenv"
 	"banger/internal/network/forward"
 	"banger/internal/paths"
 	"banger/internal/progress"
@@ -69,6 +70,8 @@ type Link struct {
 	Address, Gateway string
 	// RunDir is where sockets go, Log what is to be said about it.
 	RunDir, Log string
+	// Relays are open beyond what the configuration opens.
+	Relays []hostenv.Relay
 }
 
 // Forwarding is a running guest's ports on the host: a [forward.Forwarder].
@@ -105,6 +108,9 @@ type Config struct {
 	Load func() (config.Config, error)
 	// Network connects guests.
 	Network Network
+	// HostEnvironment works out what a guest gets of how this host reaches
+	// the network. Nil passes nothing.
+	HostEnvironment func(ctx context.Context, environment map[string]string) (hostenv.Passed, error)
 	// Forward serves what a running guest listens on at the loopback address
 	// of the VM, until Close. Nil leaves ports unserved. It is called with
 	// locks held, and must not wait.

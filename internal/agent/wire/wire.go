@@ -80,12 +80,25 @@ type Configuration struct {
 	Interface *Interface `json:"interface,omitempty"`
 	DNS       []string   `json:"dns,omitempty"`
 	// Hosts are extra lines for /etc/hosts: address and name.
-	Hosts          []Host            `json:"hosts,omitempty"`
-	AuthorizedKeys []string          `json:"authorized_keys,omitempty"`
-	HostKeys       []HostKey         `json:"host_keys,omitempty"`
-	Time           time.Time         `json:"time"`
-	Entropy        []byte            `json:"entropy,omitempty"` // credited to the guest's pool
-	Environment    map[string]string `json:"environment,omitempty"`
+	Hosts          []Host    `json:"hosts,omitempty"`
+	AuthorizedKeys []string  `json:"authorized_keys,omitempty"`
+	HostKeys       []HostKey `json:"host_keys,omitempty"`
+	Time           time.Time `json:"time"`
+	Entropy        []byte    `json:"entropy,omitempty"` // credited to the guest's pool
+	// Environment is for every session, command and service of the guest.
+	Environment map[string]string `json:"environment,omitempty"`
+	// Certificates are trusted by the guest beside those of its image.
+	Certificates []Certificate `json:"certificates,omitempty"`
+}
+
+// Certificate is a CA's.
+type Certificate struct {
+	ID string `json:"id"` // hex digits that mean it alone
+	// SubjectHash is the 8 hex digits by which OpenSSL finds it, empty if
+	// there are none. Subject is for people.
+	SubjectHash string `json:"subject_hash,omitempty"`
+	Subject     string `json:"subject,omitempty"`
+	PEM         string `json:"pem"`
 }
 
 // Interface is the guest's network interface, found by its MAC address.

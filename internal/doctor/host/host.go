@@ -5,14 +5,17 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 
 	"banger/internal/api"
 	"banger/internal/config"
 	"banger/internal/disk"
 	"banger/internal/doctor"
+	"banger/internal/hostenv"
 	"banger/internal/image"
 	"banger/internal/kernel"
 	"banger/internal/network/dns"
+	"banger/internal/network/plan"
 	"banger/internal/paths"
 	"banger/internal/store"
 	"banger/internal/vmm"
@@ -78,7 +81,10 @@ func Deps(dirs paths.Dirs) (doctor.Deps, error) {
 		},
 		NamesServer: dns.Ask,
 		NamesWired:  func(ctx context.Context) (string, error) { return dns.Wired(ctx, "/etc/resolv.conf") },
-		LookPath:    disk.FindTool,
+		HostEnvironment: func(ctx context.Context) hostenv.Passed {
+			return hostenv.Collect(ctx, hostenv.OnThisHost(settings.HostEnvironment, plan.Gateway), hostenv.Select(os.Getenv))
+		},
+		LookPath: disk.FindTool,
 	}, nil
 }
 

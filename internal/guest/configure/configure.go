@@ -57,6 +57,11 @@ func Check(c wire.Configuration) error {
 			return bad("environment variable", k)
 		}
 	}
+	for _, cert := range c.Certificates {
+		if !isHex(cert.ID) || cert.ID == "" || (cert.SubjectHash != "" && len(cert.SubjectHash) != 8) || !isHex(cert.SubjectHash) {
+			return bad("id of a certificate", cert.ID+" "+cert.SubjectHash)
+		}
+	}
 	if c.Interface != nil {
 		if _, err := parseInterface(*c.Interface); err != nil {
 			return err
@@ -68,6 +73,8 @@ func Check(c wire.Configuration) error {
 func bad(what, value string) error {
 	return &wire.Error{Kind: wire.ErrBadRequest, Message: fmt.Sprintf("cannot configure the guest: bad %s %q", what, value)}
 }
+
+func isHex(s string) bool { return strings.Trim(s, "0123456789abcdef") == "" }
 
 // isName says whether s is a host name: labels of letters, digits and hyphens.
 func isName(s string) bool {
@@ -87,23 +94,32 @@ func isName(s string) bool {
 	return true
 }
 
-// Files writes what belongs into the root.
-func Files(root *rootfs.FS, c wire.Configuration) error {
+// Files writes what belongs into the root. It reports whether the environment
+// of services has changed, which an init that runs has to be told.
+func Files(root *rootfs.FS, c wire.Configuration) (services bool, err error) {
 	steps := []func() error{
 		func() error { return root.WriteFile("/etc/hostname", []byte(c.Hostname+"\n"), 0o644) },
 		func() error { return root.WriteFile("/etc/machine-id", []byte(c.MachineID+"\n"), 0o444) },
 		func() error { return hosts(root, c) },
 		func() error { return resolvConf(root, c) },
-		func() error { return environment(root, c) },
+		func() error {
+			variables, err := certificates(root, c)
+			if err != nil {
+				return err
+			}
+			maps.Copy(variables, c.Environment)
+			services, err = environment(root, variables)
+			return err
+		},
 		func() error { return authorizedKeys(root, c) },
 		func() error { return hostKeys(root, c) },
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
-			return fmt.Errorf("cannot configure the guest: %w", err)
+			return false, fmt.Errorf("cannot configure the guest: %w", err)
 		}
 	}
-	return nil
+	return services, nil
 }
 
 const (
@@ -182,20 +198,6 @@ func resolvConf(root *rootfs.FS, c wire.Configuration) error {
 		b.WriteString("nameserver " + d + "\n")
 	}
 	return root.WriteFile("/etc/resolv.conf", []byte(b.String()), 0o644)
-}
-
-func environment(root *rootfs.FS, c wire.Configuration) error {
-	var lines []string
-	for _, k := range slices.Sorted(maps.Keys(c.Environment)) {
-		lines = append(lines, k+"="+c.Environment[k])
-	}
-	if len(lines) == 0 {
-		// Nothing to say, unless something was said before.
-		if b, err := root.ReadFile("/etc/environment", maxFile); err != nil || !bytes.Contains(b, []byte(begin)) {
-			return nil //nolint:nilerr // a missing file has nothing to take back
-		}
-	}
-	return block(root, "/etc/environment", lines, 0o644, true)
 }
 
 const home = "/root"

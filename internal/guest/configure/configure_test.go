@@ -21,6 +21,7 @@ func valid() wire.Configuration {
 		AuthorizedKeys: []string{"ssh-ed25519 AAAA host"},
 		HostKeys:       []wire.HostKey{{Type: "ed25519", Private: "PRIVATE", Public: "PUBLIC\n"}},
 		Environment:    map[string]string{"B": "2 3", "A": "1"},
+		Certificates:   []wire.Certificate{{ID: "0123456789abcdef", SubjectHash: "01234567", PEM: "PEM"}},
 	}
 }
 
@@ -40,6 +41,9 @@ func TestCheck(t *testing.T) {
 		"host key type": func(c *wire.Configuration) { c.HostKeys[0].Type = "../../../etc/passwd" },
 		"variable":      func(c *wire.Configuration) { c.Environment = map[string]string{"A B": ""} },
 		"value":         func(c *wire.Configuration) { c.Environment = map[string]string{"A": "x\ny"} },
+		"id":            func(c *wire.Configuration) { c.Certificates[0].ID = "../x" },
+		"no id":         func(c *wire.Configuration) { c.Certificates[0].ID = "" },
+		"hash":          func(c *wire.Configuration) { c.Certificates[0].SubjectHash = "../../ab" },
 		"MAC":           func(c *wire.Configuration) { c.Interface.MAC = "no" },
 		"address":       func(c *wire.Configuration) { c.Interface.Address = "1.2.3.4" },
 		"gateway":       func(c *wire.Configuration) { c.Interface.Gateway = "no" },
@@ -75,7 +79,7 @@ func TestFiles(t *testing.T) {
 	}
 	// Twice: it is idempotent.
 	for range 2 {
-		if err := Files(root, valid()); err != nil {
+		if _, err := Files(root, valid()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -87,7 +91,7 @@ func TestFiles(t *testing.T) {
 		"etc/machine-id":                   {"0123456789abcdef0123456789abcdef\n", 0o444},
 		"etc/resolv.conf":                  {"# Written by banger at each start.\nnameserver 172.16.0.3\n", 0o644},
 		"etc/hosts":                        {begin + "\n127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n172.16.0.5 sandbox\n172.16.0.1 host.vm\n" + end + "\n", 0o644},
-		"etc/environment":                  {begin + "\nA=1\nB=2 3\n" + end + "\n", 0o644},
+		"etc/environment":                  {begin + "\nA=1\nB=2 3\nNODE_EXTRA_CA_CERTS=" + hostBundle + "\n" + end + "\n", 0o644},
 		"root/.ssh/authorized_keys":        {begin + "\nssh-ed25519 AAAA host\n" + end + "\n", 0o600},
 		"etc/ssh/ssh_host_ed25519_key":     {"PRIVATE\n", 0o600},
 		"etc/ssh/ssh_host_ed25519_key.pub": {"PUBLIC\n", 0o644},
@@ -151,7 +155,7 @@ func FuzzConfiguration(f *testing.F) {
 			return
 		}
 		root, dir := newRoot(t)
-		if err := Files(root, c); err != nil {
+		if _, err := Files(root, c); err != nil {
 			return // such as a name that is too long for the file system
 		}
 		keys, err := os.ReadFile(filepath.Join(dir, "root/.ssh/authorized_keys"))

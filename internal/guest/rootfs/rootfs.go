@@ -176,6 +176,19 @@ func (f *FS) WriteFile(name string, data []byte, perm fs.FileMode) error {
 	return nil
 }
 
+// Remove removes a file or a link. One that is not there is no error.
+func (f *FS) Remove(name string) error {
+	dir, err := f.OpenFile(path.Dir(path.Clean("/"+name)), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err == nil {
+		defer dir.Close()
+		err = unix.Unlinkat(int(dir.Fd()), path.Base(name), 0)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove %q: %w", name, err)
+	}
+	return nil
+}
+
 func replace(dir int, base string, data []byte, perm fs.FileMode) (err error) {
 	temp := "." + base + ".banger"
 	if err := unix.Unlinkat(dir, temp, 0); err != nil && !errors.Is(err, unix.ENOENT) {

@@ -137,7 +137,8 @@ func (s *System) Configure(ctx context.Context, c wire.Configuration) error {
 	}
 	s.configuring.Lock()
 	defer s.configuring.Unlock()
-	if err := configure.Files(s.root, c); err != nil {
+	services, err := configure.Files(s.root, c)
+	if err != nil {
 		return err
 	}
 	if err := configure.Kernel(ctx, c); err != nil {
@@ -148,6 +149,10 @@ func (s *System) Configure(ctx context.Context, c wire.Configuration) error {
 	s.configured = true
 	s.mu.Unlock()
 	if !first {
+		if services && s.systemd {
+			// It reads its configuration again.
+			return unix.Kill(1, unix.SIGHUP)
+		}
 		return nil
 	}
 	if _, err := io.WriteString(s.link, boot.Configured+"\n"); err != nil {

@@ -102,6 +102,7 @@ func parseArgs(args []string) (Config, error) {
 	host := flags.Bool("host", false, "allow the host's services")
 	lan := flags.Bool("lan", false, "allow private networks")
 	allow := flags.String("allow", "", "networks to allow, separated by commas")
+	open := flags.String("relay", "", "services to open, FROM=TO, separated by commas")
 	if err := flags.Parse(args); err != nil {
 		return Config{}, fmt.Errorf("cannot read the arguments of the network: %w", err)
 	}
@@ -119,6 +120,9 @@ func parseArgs(args []string) (Config, error) {
 			return Config{}, fmt.Errorf("cannot read a network to allow: %w", err)
 		}
 		cfg.Policy.Allow = append(cfg.Policy.Allow, prefix)
+	}
+	if cfg.Relays, err = parseRelays(*open); err != nil {
+		return Config{}, err
 	}
 	return cfg, nil
 }

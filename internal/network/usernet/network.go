@@ -53,6 +53,8 @@ type Config struct {
 	Guest   netip.Prefix
 	Gateway netip.Addr
 	Policy  policy.Policy
+	// Relays are open whatever the policy says.
+	Relays []Relay
 	// Name is the VM's: the guest's question about Name.vm is answered with
 	// its own address.
 	Name string
@@ -169,7 +171,7 @@ func newNetwork(carrier carrier, cfg Config) (*network, error) {
 		buffers: sync.Pool{New: func() any { return new([copyBuffer]byte) }},
 	}
 	if cfg.Dial == nil {
-		n.cfg.Dial = hostDialer(cfg.Policy.Host)
+		n.cfg.Dial = hostDialer(cfg.Policy.Host, cfg.Relays)
 	}
 	n.link = newLink(carrier, gatewayMAC, n.filter)
 	return n, n.makeStack()

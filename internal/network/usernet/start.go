@@ -34,6 +34,8 @@ type Options struct {
 	Guest   netip.Prefix
 	Gateway netip.Addr
 	Policy  policy.Policy
+	// Relays are open whatever the policy says.
+	Relays []Relay
 }
 
 // Start runs the network of a VM in a process of its own, and returns when it
@@ -124,6 +126,9 @@ func (o Options) args() []string {
 			list = append(list, prefix.String())
 		}
 		args = append(args, "-allow", strings.Join(list, ","))
+	}
+	if len(o.Relays) > 0 {
+		args = append(args, "-relay", relays(o.Relays).String())
 	}
 	return args
 }

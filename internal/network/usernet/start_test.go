@@ -20,7 +20,7 @@ import (
 )
 
 // startProcess runs the test binary as a network.
-func startProcess(t *testing.T, allowed policy.Policy) (*process.Process, Options) {
+func startProcess(t *testing.T, allowed policy.Policy, open ...Relay) (*process.Process, Options) {
 	t.Helper()
 	executable, err := os.Executable()
 	if err != nil {
@@ -32,7 +32,7 @@ func startProcess(t *testing.T, allowed policy.Policy) (*process.Process, Option
 	}
 	options := Options{
 		Executable: executable, Socket: filepath.Join(dir, "network.sock"), Log: filepath.Join(dir, "log"),
-		Guest: guestPrefix, Gateway: gateway, Policy: allowed,
+		Guest: guestPrefix, Gateway: gateway, Policy: allowed, Relays: open,
 	}
 	p, err := Start(t.Context(), options)
 	if err != nil {
@@ -113,6 +113,36 @@ func TestProcess(t *testing.T) {
 	}
 	conn.Close()
 	awaitEnd(t, p)
+}
+
+// TestRelay: one service of the host is open, and nothing beside it.
+func TestRelay(t *testing.T) {
+	t.Parallel()
+	open, closed := netip.MustParseAddrPort(serveTCP(t, echo)), netip.MustParseAddrPort(serveTCP(t, echo))
+	const port = 3128
+	_, options := startProcess(t, policy.Policy{}, Relay{From: netip.AddrPortFrom(gateway, port), To: open})
+	conn := connect(t, options)
+	defer conn.Close()
+	guest := guesttest.New(t, conn, guestPrefix, gateway, MTU)
+	echoed, err := dial(t, guest, gateway, port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := "through the relay\n"
+	echoed.Write([]byte(line))
+	if got, err := bufio.NewReader(echoed).ReadString('\n'); got != line {
+		t.Errorf("got %q, %v", got, err)
+	}
+	for _, to := range []netip.AddrPort{
+		netip.AddrPortFrom(gateway, open.Port()), netip.AddrPortFrom(gateway, closed.Port()), netip.MustParseAddrPort("10.0.0.1:3128"),
+	} {
+		if _, err := dial(t, guest, to.Addr(), to.Port()); err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("%v: the guest sees %v in place of a refusal", to, err)
+		}
+	}
+	if err := guest.ProbeUDP(t.Context(), netip.AddrPortFrom(gateway, port)); err == nil {
+		t.Error("the relay takes UDP")
+	}
 }
 
 // procStatus reads proc_pid_status(5).

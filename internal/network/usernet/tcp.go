@@ -26,14 +26,14 @@ const (
 // hostDialer connects through the host's network. A connection whose both ends
 // have the same address was led back to the host, whatever the routes said
 // before.
-func hostDialer(allowHost bool) func(context.Context, string, netip.AddrPort) (net.Conn, error) {
+func hostDialer(allowHost bool, open relays) func(context.Context, string, netip.AddrPort) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: dialTimeout}
 	return func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
 		conn, err := dialer.DialContext(ctx, network, addr.String())
 		if err != nil {
 			return nil, err
 		}
-		if !allowHost && ipOf(conn.LocalAddr()) == ipOf(conn.RemoteAddr()) {
+		if !allowHost && (network != "tcp" || !open.leadTo(addr)) && ipOf(conn.LocalAddr()) == ipOf(conn.RemoteAddr()) {
 			conn.Close()
 			return nil, fmt.Errorf("%w: %v leads to the host", errRefused, addr.Addr())
 		}
@@ -53,11 +53,15 @@ func ipOf(addr net.Addr) netip.Addr {
 // once the real one is, so that it sees the same success or refusal.
 func (n *network) acceptTCP(ctx context.Context, request *tcp.ForwarderRequest) {
 	id := request.ID()
-	addr, err := n.judge.decide(hostAddr(id.LocalAddress, id.LocalPort))
-	if err != nil {
-		n.log.add(err)
-		request.Complete(true)
-		return
+	dst := hostAddr(id.LocalAddress, id.LocalPort)
+	addr, ok := relays(n.cfg.Relays).find(dst)
+	if !ok {
+		var err error
+		if addr, err = n.judge.decide(dst); err != nil {
+			n.log.add(err)
+			request.Complete(true)
+			return
+		}
 	}
 	select {
 	case n.tcp <- struct{}{}:
@@ -83,8 +87,8 @@ func (n *network) acceptTCP(ctx context.Context, request *tcp.ForwarderRequest) 
 		request.Complete(!timeout)
 		return
 	}
-	host, ok := conn.(*net.TCPConn)
-	if !ok {
+	host, isTCP := conn.(*net.TCPConn)
+	if !isTCP {
 		conn.Close()
 		request.Complete(true)
 		return

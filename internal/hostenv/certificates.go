@@ -1,0 +1,216 @@
+package hostenv
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"banger/internal/agent/wire"
+)
+
+const (
+	// maxBundle bounds a file of certificates, in bytes: a distribution's
+	// bundle has a quarter of a megabyte.
+	maxBundle = 8 << 20
+	// maxCertificates and maxAnchors bound what is passed, and the files
+	// that are looked at.
+	maxCertificates = 256
+	maxAnchors      = 1024
+)
+
+// Where hosts keep certificates. What is missing is skipped.
+var (
+	// shipped is what Debian's ca-certificates package has. Where it is
+	// missing, a bundle without the anchors is taken for the distribution's.
+	shipped = "usr/share/ca-certificates/mozilla"
+	// anchors are directories for what an administrator adds.
+	anchors = []string{
+		"usr/local/share/ca-certificates",          // Debian, Ubuntu, Alpine
+		"etc/pki/ca-trust/source/anchors",          // Fedora, RHEL
+		"etc/ca-certificates/trust-source/anchors", // Arch
+		"etc/pki/trust/anchors",                    // openSUSE
+		"usr/share/pki/trust/anchors",              // openSUSE
+		"usr/share/pki/ca-trust-source/anchors",    // Fedora, RHEL
+	}
+	bundles = []string{
+		"etc/ssl/certs/ca-certificates.crt",
+		"etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+		"etc/ca-certificates/extracted/tls-ca-bundle.pem",
+		"var/lib/ca-certificates/ca-bundle.pem",
+	}
+)
+
+type fingerprint [sha256.Size]byte
+
+// certificate is one of a file, in DER.
+type certificate struct {
+	der    []byte
+	source string
+}
+
+func (c certificate) fingerprint() fingerprint { return sha256.Sum256(c.der) }
+
+// certificates adds those that the host trusts beyond its distribution's own,
+// or those of the files that the configuration names.
+func (p *Passed) certificates(options Options, environment map[string]string) {
+	var candidates []certificate
+	own := map[fingerprint]bool{}
+	switch {
+	case options.Settings.CertificateFiles != nil:
+		for _, path := range options.Settings.CertificateFiles {
+			candidates = append(candidates, p.read(path)...)
+		}
+	case options.Settings.Certificates:
+		candidates, own = p.beyond(options.Root, environment)
+	}
+	for _, c := range candidates {
+		if own[c.fingerprint()] {
+			continue
+		}
+		own[c.fingerprint()] = true
+		if len(p.Certificates) == maxCertificates {
+			p.warn("guests get %d CA certificates and no more, though this host has more", maxCertificates)
+			return
+		}
+		parsed, err := x509.ParseCertificate(c.der)
+		if err != nil {
+			p.warn("guests do not get a certificate of %s: %v", c.source, err)
+			continue
+		}
+		id := c.fingerprint()
+		p.Certificates = append(p.Certificates, wire.Certificate{
+			ID: hex.EncodeToString(id[:8]), SubjectHash: subjectHash(parsed.RawSubject), Subject: subjectName(parsed),
+			PEM: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.der})),
+		})
+	}
+}
+
+func subjectName(c *x509.Certificate) string {
+	if c.Subject.CommonName != "" {
+		return c.Subject.CommonName
+	}
+	return c.Subject.String()
+}
+
+// beyond returns what may be passed, and what the distribution has itself.
+func (p *Passed) beyond(root string, environment map[string]string) (candidates []certificate, own map[fingerprint]bool) {
+	for _, dir := range anchors {
+		candidates = append(candidates, p.walk(filepath.Join(root, dir))...)
+	}
+	added := len(candidates)
+	own = map[fingerprint]bool{}
+	for _, c := range p.walk(filepath.Join(root, shipped)) {
+		own[c.fingerprint()] = true
+	}
+	known := len(own) > 0
+	seen := map[string]bool{}
+	for _, bundle := range bundles {
+		path := filepath.Join(root, bundle)
+		target, err := filepath.EvalSymlinks(path)
+		if err != nil || seen[target] {
+			continue
+		}
+		seen[target] = true
+		for _, c := range p.read(path) {
+			if known {
+				candidates = append(candidates, c)
+			} else {
+				own[c.fingerprint()] = true
+			}
+		}
+	}
+	if !known {
+		for _, c := range candidates[:added] {
+			delete(own, c.fingerprint())
+		}
+	}
+	for _, name := range certificateVariables {
+		path := environment[name]
+		if path == "" {
+			continue
+		}
+		if target, err := filepath.EvalSymlinks(path); err == nil {
+			path = target
+		}
+		if !seen[path] {
+			seen[path] = true
+			candidates = append(candidates, p.read(path)...)
+		}
+	}
+	return candidates, own
+}
+
+// walk reads all certificates below a directory that may be missing.
+func (p *Passed) walk(dir string) []certificate {
+	var found []certificate
+	files := 0
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir():
+			return nil
+		}
+		if files++; files > maxAnchors {
+			return fmt.Errorf("there are more than %d files", maxAnchors)
+		}
+		found = append(found, p.read(path)...)
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		p.warn("guests do not get all certificates of %s: %v", dir, err)
+	}
+	return found
+}
+
+// read returns the certificates of a file in PEM, or the one of a file in DER.
+func (p *Passed) read(path string) []certificate {
+	data, err := readFile(path)
+	if err != nil {
+		p.warn("guests do not get the certificates of a file: %v", err)
+		return nil
+	}
+	var found []certificate
+	for rest := data; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if strings.HasSuffix(block.Type, "CERTIFICATE") {
+			found = append(found, certificate{der: block.Bytes, source: path})
+		}
+	}
+	if found == nil && bytes.HasPrefix(data, []byte{0x30}) {
+		found = []certificate{{der: data, source: path}}
+	}
+	return found
+}
+
+func readFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a file", path)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxBundle+1))
+	if err == nil && len(data) > maxBundle {
+		err = fmt.Errorf("%s has more than %d bytes", path, maxBundle)
+	}
+	return data, err
+}
