@@ -57,10 +57,15 @@ func virtualization(ctx context.Context, deps Deps) []Row {
 // installHint says where a VMM comes from.
 func installHint(driver string) string {
 	if driver == firecracker.Name {
-		return "few distributions have firecracker: take it from github.com/firecracker-microvm/firecracker/releases, and put it in PATH or set firecracker_bin"
+		return "sudo dnf install firecracker (Fedora); sudo pacman -S firecracker (Arch); elsewhere, as on Debian and Ubuntu, put the program of " +
+			"github.com/firecracker-microvm/firecracker/releases in PATH, or set firecracker_bin"
 	}
 	return "sudo apt-get install qemu-system-x86 (Debian, Ubuntu); sudo dnf install qemu-system-x86-core (Fedora); sudo pacman -S qemu-system-x86 (Arch)"
 }
+
+// namespaceHint is for a host where Firecracker runs and has no network.
+const namespaceHint = "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns) " +
+	"and /dev/net/tun, or connect VMs by a bridge; until then VMs run on QEMU"
 
 // drivers makes a row for each VMM. One that works is enough, unless the
 // configuration names another.
@@ -87,12 +92,15 @@ func drivers(ctx context.Context, deps Deps) []Row {
 		detail := fmt.Sprintf("%s %s, %s", found.Binary, found.Version, how)
 		if name == firecracker.Name {
 			detail += fmt.Sprintf(" (%s and newer should work, %s is tested)", firecracker.Oldest, firecracker.Tested)
-			if firecracker.Before(found.Version, firecracker.Sound) {
-				rows = append(rows, warn("VMM "+name, detail+": "+firecracker.Advice, installHint(name)))
-				continue
-			}
 		}
-		rows = append(rows, pass("VMM "+name, detail))
+		switch {
+		case found.Accelerated && len(found.Reasons) > 0:
+			rows = append(rows, warn("VMM "+name, detail+": "+strings.Join(found.Reasons, "; "), namespaceHint))
+		case name == firecracker.Name && firecracker.Before(found.Version, firecracker.Sound):
+			rows = append(rows, warn("VMM "+name, detail+": "+firecracker.Advice, installHint(name)))
+		default:
+			rows = append(rows, pass("VMM "+name, detail))
+		}
 	}
 	if !usable {
 		rows = append(rows, fail("VMM", "there is none that VMs could run in", "sudo apt-get install qemu-system-x86"))

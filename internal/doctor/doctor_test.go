@@ -126,6 +126,9 @@ func TestProblems(t *testing.T) {
 		{"no KVM", func(_ *testing.T, d *doctor.Deps) {
 			d.KVM = func(context.Context) kvm.Verdict { return kvm.Verdict{Reason: "too slow", Hint: "buy another"} }
 		}, "KVM", doctor.Warn, "too slow", "buy another"},
+		{"a VMM without a network", func(_ *testing.T, d *doctor.Deps) {
+			d.Drivers = []vmm.Driver{driver{name: "firecracker", found: vmm.Capability{Usable: true, Accelerated: true, Version: "1.16.1", Reasons: []string{"no namespaces"}}}, slow}
+		}, "VMM firecracker", doctor.Warn, "no namespaces", "user namespaces"},
 		{"one VMM of two", func(_ *testing.T, d *doctor.Deps) { d.Drivers = []vmm.Driver{unusable, slow} }, "VMM firecracker", doctor.Warn, "no binary; no KVM", ""},
 		{"emulation", func(_ *testing.T, d *doctor.Deps) { d.Drivers = []vmm.Driver{unusable, slow} }, "VMM qemu", doctor.Pass, "/qemu 7.2, by emulation", ""},
 		{"the VMM that is wanted", func(_ *testing.T, d *doctor.Deps) {

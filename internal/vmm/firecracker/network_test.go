@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -107,5 +109,34 @@ func TestNoNetworkProcess(t *testing.T) {
 	}
 	if err == nil {
 		_ = m.Kill(t.Context())
+	}
+}
+
+// forbidden is set in a process that may not make user namespaces.
+const forbidden = "BANGER_TEST_NO_NAMESPACES"
+
+// Where user namespaces are forbidden the driver says so, in one reason, and
+// takes the TAPs of bridge mode only.
+func TestNamespacesForbidden(t *testing.T) {
+	t.Parallel()
+	if os.Getenv(forbidden) == "" {
+		cmd := exec.CommandContext(t.Context(), "unshare", "--user", "--map-root-user", "sh", "-c",
+			`echo 0 >/proc/sys/user/max_user_namespaces && exec "$0" -test.run '^TestNamespacesForbidden$' -test.v`, self)
+		cmd.Env = append(os.Environ(), forbidden+"=1")
+		out, err := cmd.CombinedOutput()
+		if !strings.Contains(string(out), "=== RUN") {
+			t.Skipf("NOT TESTED: cannot forbid user namespaces: %v: %s", err, out)
+		}
+		if err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		return
+	}
+	c := driverOf(fake, working)(t).Probe(t.Context())
+	if !c.Usable || !slices.Equal(c.Networks, []vmm.NetworkMode{vmm.NetworkTAP}) {
+		t.Errorf("the driver finds %+v", c)
+	}
+	if len(c.Reasons) != 1 || !strings.Contains(c.Reasons[0], "user.max_user_namespaces allows no more") {
+		t.Errorf("because %q", c.Reasons)
 	}
 }

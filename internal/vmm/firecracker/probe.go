@@ -71,7 +71,7 @@ func (d *Driver) probe(ctx context.Context) vmm.Capability {
 	c.Usable, c.Accelerated = true, true
 	c.Networks = []vmm.NetworkMode{vmm.NetworkTAP}
 	if err := launch.CheckNetwork(ctx, d.options.Launcher); err != nil {
-		c.Reasons = append(c.Reasons, fmt.Sprintf("firecracker has no network without root here: %v", err))
+		c.Reasons = append(c.Reasons, fmt.Sprintf("firecracker has no network without root here, which takes a user namespace with a TAP device: %v", err))
 		return c
 	}
 	c.Networks = append(c.Networks, vmm.NetworkStream)

@@ -71,8 +71,8 @@ func Start(command Command) (*Process, error) {
 		cmd.Stdout, cmd.Stderr = command.Log, command.Log
 	}
 	if err := cmd.Start(); err != nil {
-		if command.OwnNetwork && !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("user namespaces are not allowed here: %w", err)
+		if command.OwnNetwork {
+			err = namespaceError(err)
 		}
 		return nil, fmt.Errorf("cannot start %q: %w", command.Path, err)
 	}
@@ -124,6 +124,19 @@ func Open(identity Identity) (*Process, error) {
 		return nil, ErrGone
 	}
 	return watch(identity, pidfd)
+}
+
+// namespaceError says more of an error of the kernel's that says nothing.
+func namespaceError(err error) error {
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
+		return fmt.Errorf("user.max_user_namespaces allows no more user namespaces: %w", err)
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("this host forbids user namespaces to ordinary users: %w", err)
+	case errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("this kernel has no user namespaces: %w", err)
+	}
+	return err
 }
 
 func watch(identity Identity, pidfd int) (*Process, error) {
