@@ -34,9 +34,13 @@ type Verdict struct {
 
 // Probe gives the verdict on device within two seconds, whatever the device
 // does. It is kept in a file in cacheDir, which is made if need be, until the
-// host is booted again, except where the user can do something about it
-// without a boot.
+// host is booted again, except where it is not final or the user can do
+// something about it without a boot.
 func Probe(ctx context.Context, device, cacheDir string) Verdict {
+	return probe(ctx, device, cacheDir, run)
+}
+
+func probe(ctx context.Context, device, cacheDir string, run func(context.Context, string) (Verdict, bool)) Verdict {
 	if verdict, ok := unopened(device); !ok {
 		return verdict
 	}
@@ -48,8 +52,8 @@ func Probe(ctx context.Context, device, cacheDir string) Verdict {
 	if verdict, ok := cached(path, device, bootID); ok {
 		return verdict
 	}
-	verdict := run(ctx, device)
-	if ctx.Err() == nil {
+	verdict, final := run(ctx, device)
+	if final && ctx.Err() == nil {
 		// A cache that cannot be written costs the next probe its time only.
 		_ = keep(path, record{Version: recordVersion, BootID: bootID, Device: device, Verdict: verdict})
 	}

@@ -101,6 +101,25 @@ func TestCache(t *testing.T) {
 	}
 }
 
+// A host that is too busy to run the guest in time is asked again.
+func TestNotFinal(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	want := Verdict{Reason: "it hangs"}
+	hung := func(context.Context, string) (Verdict, bool) { return want, false }
+	if got := probe(t.Context(), "/dev/null", dir, hung); got != want {
+		t.Errorf("verdict %+v", got)
+	}
+	want = Verdict{Working: true, Speed: 42}
+	works := func(context.Context, string) (Verdict, bool) { return want, true }
+	if got := probe(t.Context(), "/dev/null", dir, works); got != want {
+		t.Errorf("verdict %+v: one that was not final was kept", got)
+	}
+	if got := probe(t.Context(), "/dev/null", dir, hung); got != want {
+		t.Errorf("verdict %+v: the final one was not kept", got)
+	}
+}
+
 func TestJudge(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

@@ -34,8 +34,9 @@ type progress struct {
 
 // run judges device. The guest runs on a thread of its own that is told to
 // stop at the deadline; one that the kernel does not let go even then is
-// given up, and ends by itself since the guest's work is bounded.
-func run(ctx context.Context, device string) Verdict {
+// given up, and ends by itself since the guest's work is bounded. Such a
+// verdict is not final: a host that is busy enough looks the same.
+func run(ctx context.Context, device string) (_ Verdict, final bool) {
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
 	result := make(chan progress, 1)
@@ -47,7 +48,7 @@ func run(ctx context.Context, device string) Verdict {
 	}()
 	select {
 	case p := <-result:
-		return judge(device, p)
+		return judge(device, p), true
 	case <-ctx.Done():
 	}
 	kick := func() {} // until it has got that far
@@ -60,10 +61,10 @@ func run(ctx context.Context, device string) Verdict {
 		select {
 		case kick = <-kicks:
 		case p := <-result:
-			return judge(device, p)
+			return judge(device, p), true
 		case <-again.C:
 		case <-over.C:
-			return Verdict{Reason: device + " opens, but a guest run on it hangs"}
+			return Verdict{Reason: device + " opens, but a guest run on it hangs"}, false
 		}
 	}
 }
