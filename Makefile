@@ -27,9 +27,9 @@ build: ## build the three programs, manual pages and completion into bin/
 	for shell in bash zsh fish; do bin/banger completion $$shell >bin/completion/$$shell || exit 1; done
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)} go run -buildvcs=false ./internal/cli/man bin/man
 
-test: ## everything: host packages, lint, unit tests, end-to-end tests on real VMs
+test: ## everything: host packages, lint, unit tests, end-to-end tests on real VMs, the lab
 	./scripts/host-packages --tests
-	$(MAKE) --no-print-directory lint unit e2e
+	$(MAKE) --no-print-directory lint unit e2e lab
 
 unit: ## unit tests only: no VM, no network
 	go test -timeout 10m ./...

@@ -67,7 +67,7 @@ func alone(name string) bool {
 	defer cancel()
 	pattern := "^" + strings.ReplaceAll(name, "/", "$/^") + "$"
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.v", "-test.count=1", "-test.run="+pattern, "-test.timeout="+limit.String())
-	cmd.Env = append(os.Environ(), "BANGER_E2E_AGAIN=", "BANGER_E2E_PREFIX="+prefix)
+	cmd.Env = append(os.Environ(), "BANGER_TEST_AGAIN=", "BANGER_E2E_PREFIX="+prefix)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
 		fmt.Fprintf(os.Stdout, "%s: %v\n", name, err)

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 		prefix, made = dir, dir
 	}
 	code := m.Run()
-	if code != 0 && os.Getenv("BANGER_E2E_AGAIN") != "" {
+	if code != 0 && os.Getenv("BANGER_TEST_AGAIN") != "" {
 		code = again(code)
 	}
 	os.Exit(cleanup(code, made))

@@ -1,103 +1,54 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"syscall"
 	"time"
 
 	"banger/internal/agent"
 	"banger/internal/agent/mux"
 	"banger/internal/agent/wire"
 	"banger/internal/disk"
-	"banger/internal/image/ext4"
 	"banger/internal/kernel"
 )
 
-// packages are what the host of the lab has beyond the least of a Debian.
-var packages = []string{
-	"systemd", "systemd-sysv", "dbus", "libpam-systemd", "udev", "kmod", "iproute2", "procps", "e2fsprogs",
-	"openssh-client", "git", "ca-certificates", "curl", "qemu-system-x86", "netbase", "util-linux",
-}
-
-// rootDisk returns the disk of the lab's host, built from the distribution's
-// archive if cache does not have it yet.
-func rootDisk(ctx context.Context, cache string) (string, error) {
-	path := filepath.Join(cache, "lab-bookworm-1.ext4")
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	temporary := path + ".tmp"
-	if err := os.Remove(temporary); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", err
-	}
-	cmd := exec.CommandContext(ctx, "mmdebstrap", "--variant=minbase", "--quiet",
-		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/man/*",
-		"--include="+strings.Join(packages, ","), "bookworm", "-")
-	cmd.Stderr = os.Stderr
-	tar, err := cmd.StdoutPipe()
-	if err != nil {
-		return "", err
-	}
-	if err := cmd.Start(); err != nil {
-		return "", fmt.Errorf("cannot build the lab's host: %w", err)
-	}
-	writeErr := ext4.Write(temporary, tar)
-	if err := errors.Join(writeErr, cmd.Wait()); err != nil {
-		return "", fmt.Errorf("cannot build the lab's host: %w", err)
-	}
-	return path, os.Rename(temporary, path)
-}
-
 // options describe a host to be started.
 type options struct {
-	cache    string // of what takes long to make
-	dir      string // for this host's own files; its path is short
-	kernels  *kernel.Store
-	agent    string // the guests' agent's binary, which is this host's, too
-	readOnly []string
-	memory   int // MiB
+	dir        string // for this host's own files; its path is short
+	kernel     kernel.Kernel
+	initramfs  string
+	root, home string // disks, neither of which is changed
+	memory     int    // MiB
+	keep       bool   // running when this process ends
 }
 
 // host is a running host of the lab: QEMU with banger's agent in it.
 type host struct {
-	agent   *agent.Client
-	cmd     *exec.Cmd
-	done    chan struct{}
-	console string
-	// What it has booted from, which its own guests can, too.
-	vmlinux, initramfs string
+	agent *agent.Client
+	dir   string
+	done  chan struct{} // closed when QEMU has ended
+	stop  func()        // ends it at once
 }
 
-// start boots a host.
+func (h *host) socket() string  { return filepath.Join(h.dir, "agent.sock") }
+func (h *host) console() string { return filepath.Join(h.dir, "console.log") }
+
+// start boots a host. It answers then, but has not settled.
 func start(ctx context.Context, o options) (_ *host, err error) {
-	list, err := o.kernels.List()
-	if err != nil || len(list) == 0 {
-		return nil, fmt.Errorf("cannot start the lab: there is no kernel: %w", err)
-	}
-	initramfs, err := o.kernels.Initramfs(ctx, list[0], o.agent)
-	if err != nil {
-		return nil, err
-	}
-	root, err := rootDisk(ctx, o.cache)
-	if err != nil {
-		return nil, err
-	}
 	overlay, work := filepath.Join(o.dir, "overlay"), filepath.Join(o.dir, "work")
 	for _, path := range []string{overlay, work} {
 		if err := disk.Create(ctx, path, 16<<30); err != nil {
 			return nil, err
 		}
 	}
-	h := &host{vmlinux: list[0].Vmlinux(), initramfs: initramfs, done: make(chan struct{}), console: filepath.Join(o.dir, "console.log")}
-	socket := filepath.Join(o.dir, "agent.sock")
+	h := &host{dir: o.dir, done: make(chan struct{})}
 	args := []string{
 		// The extended leaves that processors with svm have; "max" ends
 		// before them, and Firecracker copies what it finds there.
@@ -105,10 +56,10 @@ func start(ctx context.Context, o options) (_ *host, err error) {
 		// One CPU: KVM patches the kernel's code with each first and last VM,
 		// and QEMU's emulation of several CPUs loses that now and then.
 		"-smp", "1", "-m", fmt.Sprintf("%dM", o.memory), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-kernel", list[0].Vmlinux(), "-initrd", initramfs,
+		"-kernel", o.kernel.Vmlinux(), "-initrd", o.initramfs,
 		"-append", "console=ttyS0 quiet reboot=t panic=-1 mitigations=off random.trust_cpu=on cryptomgr.notests",
-		"-serial", "file:" + h.console,
-		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,server=on,wait=off,path=" + socket,
+		"-serial", "file:" + h.console(),
+		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,server=on,wait=off,path=" + h.socket(),
 		"-device", "virtserialport,nr=1,chardev=agent,name=" + wire.SerialPort,
 		"-device", "virtio-rng-pci",
 	}
@@ -116,62 +67,72 @@ func start(ctx context.Context, o options) (_ *host, err error) {
 		id := fmt.Sprintf("d%d", len(args))
 		args = append(args, "-drive", "if=none,format=raw,id="+id+",file="+path+more, "-device", "virtio-blk-pci,drive="+id)
 	}
-	add(root, ",readonly=on")
+	add(o.root, ",readonly=on")
 	add(overlay, ",cache=unsafe")
 	add(work, ",cache=unsafe")
-	add(list[0].ModulesDisk(), ",readonly=on")
-	for _, path := range o.readOnly {
-		add(path, ",snapshot=on")
-	}
-	h.cmd = exec.CommandContext(ctx, "qemu-system-x86_64", args...)
-	h.cmd.Stdout, h.cmd.Stderr = os.Stderr, os.Stderr
-	if err := h.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("cannot start the lab: %w", err)
-	}
-	go func() {
-		_ = h.cmd.Wait()
-		close(h.done)
-	}()
-	defer func() {
-		if err != nil {
-			h.stop()
-		}
-	}()
-	session, err := h.connect(ctx, socket)
+	add(o.kernel.ModulesDisk(), ",readonly=on")
+	add(o.home, ",snapshot=on")
+	log, err := os.Create(filepath.Join(o.dir, "qemu.log"))
 	if err != nil {
 		return nil, err
 	}
-	h.agent = agent.New(session.Open)
-	return h, h.agent.Configure(ctx, wire.Configuration{
-		Hostname: "lab", MachineID: "0123456789abcdef0123456789abcdef", Time: time.Now().UTC(),
-	})
+	defer log.Close()
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), "qemu-system-x86_64", args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if !o.keep {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("cannot start the lab's host: %w", err)
+	}
+	go func() {
+		_ = cmd.Wait()
+		close(h.done)
+	}()
+	h.stop = func() {
+		_ = cmd.Process.Kill()
+		<-h.done
+	}
+	if err := h.connect(ctx); err != nil {
+		h.stop()
+		said, _ := os.ReadFile(log.Name())
+		return nil, fmt.Errorf("cannot reach the lab's host: %w; QEMU: %q", err, said)
+	}
+	return h, nil
 }
 
-func (h *host) connect(ctx context.Context, socket string) (*mux.Session, error) {
+// attach returns the host that a run before this one has left running in dir.
+func attach(ctx context.Context, dir string) (*host, error) {
+	h := &host{dir: dir, done: make(chan struct{}), stop: func() {}}
+	if _, err := os.Stat(h.socket()); err != nil {
+		return nil, err
+	}
+	return h, h.connect(ctx)
+}
+
+func (h *host) connect(ctx context.Context) error {
 	for {
-		conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", h.socket())
 		if err == nil {
-			return mux.Client(ctx, conn)
+			session, err := mux.Client(ctx, conn)
+			if err == nil {
+				h.agent = agent.New(session.Open)
+			}
+			return err
 		}
 		select {
 		case <-h.done:
-			return nil, errors.New("cannot reach the lab: its QEMU ended")
+			return errors.New("it has ended")
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }
 
-// stop ends the host at once.
-func (h *host) stop() {
-	_ = h.cmd.Process.Kill()
-	<-h.done
-}
-
-// run runs a shell script in the host, and returns its exit status.
-func (h *host) run(ctx context.Context, script string, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
-	p, err := h.agent.Exec(ctx, wire.ExecRequest{Args: []string{"sh", "-c", script}}, agent.Streams{Stdin: stdin, Stdout: stdout, Stderr: stderr})
+// run runs a program in the host.
+func (h *host) run(ctx context.Context, args []string, streams agent.Streams) (int, error) {
+	p, err := h.agent.Exec(ctx, wire.ExecRequest{Args: args}, streams)
 	if err != nil {
 		return 0, err
 	}
@@ -179,20 +140,27 @@ func (h *host) run(ctx context.Context, script string, stdin io.Reader, stdout, 
 	return exit.Code, err
 }
 
-// put writes a program into the host.
-func (h *host) put(ctx context.Context, from, to string) error {
-	file, err := os.Open(from)
+// lost says why the host is none any more, or nothing: QEMU's emulation can
+// lose it, which is nobody's fault in it.
+func (h *host) lost(ctx context.Context) string {
+	console, err := os.ReadFile(h.console())
 	if err != nil {
-		return err
+		return err.Error()
 	}
-	defer file.Close()
-	code, err := h.run(ctx, "mkdir -p $(dirname "+to+") && cat > "+to+" && chmod 0755 "+to, file, io.Discard, os.Stderr)
-	if err != nil || code != 0 {
-		return fmt.Errorf("cannot put %q into the lab: status %d: %w", from, code, err)
+	for _, sign := range []string{"Kernel panic", "BUG: ", "Oops", "general protection fault", "rcu_sched self-detected stall"} {
+		if bytes.Contains(console, []byte(sign)) {
+			return "its console says " + sign
+		}
 	}
-	return nil
-}
-
-func newKernels(state, cache string) *kernel.Store {
-	return kernel.New(kernel.Options{Dir: filepath.Join(state, "kernels"), CacheDir: cache, Log: slog.New(slog.DiscardHandler)})
+	select {
+	case <-h.done:
+		return "its QEMU ended"
+	default:
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if _, err := h.agent.Hello(ctx); err != nil {
+		return err.Error()
+	}
+	return ""
 }

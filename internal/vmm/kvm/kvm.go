@@ -83,7 +83,7 @@ func unopened(device string) (Verdict, bool) {
 }
 
 // recordVersion changes when verdicts of older probes are no longer good.
-const recordVersion = 1
+const recordVersion = 2
 
 // record is the cache file.
 type record struct {

@@ -1,0 +1,214 @@
+package lab
+
+import (
+	_ "embed"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"banger/internal/api"
+	"banger/internal/doctor"
+)
+
+// scenarios are played one after another, in one host. Each of them works in
+// a fresh one, too. What has no VM yet makes one: [scene.box], [scene.tiny].
+var scenarios = []scenario{
+	{"Contract", 10 * time.Minute, contract},
+	{"Doctor", 3 * time.Minute, doctorGreen},
+	{"Run", 8 * time.Minute, runShapes},
+	{"Session", 8 * time.Minute, session},
+	{"Workspace", 8 * time.Minute, workspace},
+	{"Names", 8 * time.Minute, names},
+	{"StopStart", 8 * time.Minute, stopStart},
+	{"KillDaemon", 8 * time.Minute, killDaemon},
+	{"KillVMM", 8 * time.Minute, killVMM},
+	{"OtherVMM", 10 * time.Minute, otherVMM},
+	{"Ten", 10 * time.Minute, ten},
+	{"NothingLeft", 5 * time.Minute, nothingLeft},
+}
+
+// contract has the driver run its contract, and the table of calls to which
+// the fake is held.
+func contract(s *scene) {
+	s.root("cd /root && BANGER_TEST_FIRECRACKER=" + prefix + "/bin/firecracker /opt/lab/firecracker.test -test.v -test.run '^TestReal(Table)?$' -test.timeout 9m")
+}
+
+// doctorGreen has no failure, and no warning but that this Firecracker is old.
+func doctorGreen(s *scene) {
+	s.must("banger ssh-config --install")
+	s.resolve()
+	for _, row := range decode[[]doctor.Row](s, "banger doctor --json") {
+		old := row.Check == "VMM firecracker" && strings.Contains(row.Detail, "1.16.1")
+		if row.Status != doctor.Pass && !old {
+			s.fail("%s: %s: %s", row.Check, row.Status, row.Detail)
+		}
+		if row.Check == "KVM" {
+			s.contains("KVM", row.Detail, "at speed")
+		}
+	}
+	s.must("banger doctor")
+}
+
+// resolve has the host's resolver ask bangerd for NAME.vm, as
+// docs/dns-routing.md says.
+func (s *scene) resolve() {
+	s.t.Helper()
+	s.root("mkdir -p /etc/systemd/resolved.conf.d\n" +
+		"printf '[Resolve]\\nDNS=127.0.0.1:42069\\nDomains=~vm\\n' >/etc/systemd/resolved.conf.d/banger.conf\n" +
+		"systemctl restart systemd-resolved")
+}
+
+// names asks the host's resolver for a VM.
+func names(s *scene) {
+	vm := s.box()
+	s.resolve()
+	s.equal("the resolver's answer", s.must("getent ahostsv4 box.vm | sed -n 's/ .*STREAM.*//p'"), vm.Loopback)
+	s.must("banger vm exec box -- sh -c 'echo served >/tmp/index; cd /tmp && systemd-run --quiet python3 -m http.server -d /tmp 3000'")
+	s.equal("what the guest serves", s.eventually("curl -sSf --max-time 10 http://box.vm:3000/index"), "served")
+}
+
+func runShapes(s *scene) {
+	before := s.must("banger vm list -q")
+	r := s.status(7, "banger vm run --rm -- sh -c 'echo out; echo err >&2; exit 7'")
+	s.equal("stdout", r.stdout, "out")
+	s.contains("stderr", r.stderr, "\nerr\n")
+	s.equal("VMs", s.must("banger vm list -q"), strings.TrimSpace(before))
+	s.box()
+	s.equal("the guest", s.must("banger vm exec box -- systemctl is-system-running"), "running")
+	s.equal("its name over ssh", s.must("banger vm ssh box -- hostname"), "box")
+	s.status(127, "banger vm exec box -- no-such-program")
+	s.status(126, "banger vm exec box -- /etc/passwd")
+	s.status(137, "banger vm exec box -- sh -c 'kill -KILL $$'")
+	r = s.user("banger vm exec box -- sh -c 'cat; echo of >&2; exit 3'", "through\n")
+	s.equal("stdout", r.stdout, "through")
+	s.equal("stderr", r.stderr, "of")
+	s.equal("status", strconv.Itoa(r.code), "3")
+}
+
+// session opens one on a terminal, as a person does.
+func session(s *scene) {
+	r := s.user(`(sleep 1; echo 'tty; echo in-$((40+2)); exit 3') | script -qec "banger vm run --rm" /dev/null`, "")
+	s.equal("status", strconv.Itoa(r.code), "3")
+	s.contains("the session", r.stdout, "/dev/pts/")
+	s.contains("the session", r.stdout, "in-42")
+}
+
+func workspace(s *scene) {
+	s.must(`rm -rf work && git init -q -b main work && cd work && echo one >file && git add file &&
+		git -c user.name=lab -c user.email=lab@example.org commit -qm first && echo two >file`)
+	out := s.must("banger vm run --rm ./work -- sh -c 'pwd; cat file; git log --format=%s; git status --short'")
+	s.equal("the workspace", out, "/root/work\ntwo\nfirst\n M file")
+}
+
+// box makes the VM that scenarios share run, on Firecracker, which is what
+// banger takes here if nobody says otherwise.
+func (s *scene) box() api.VM {
+	s.t.Helper()
+	if r := s.user("banger vm show box --json", ""); r.code != 0 {
+		s.must("banger vm run -d --name box")
+	}
+	return s.boxOn("firecracker")
+}
+
+// boxOn shows the VM that scenarios share, which must run on a VMM.
+func (s *scene) boxOn(driver string) api.VM {
+	s.t.Helper()
+	vm := decode[api.VM](s, "banger vm show box --json")
+	if vm.State != api.StateRunning || vm.VMM == nil || vm.VMM.Driver != driver || vm.VMM.Accelerator != "kvm" {
+		s.fail("the VM is %s on %+v, want it running on %s with KVM", vm.State, vm.VMM, driver)
+	}
+	return vm
+}
+
+// write writes what kept looks for, on both disks.
+func (s *scene) write(text string) {
+	s.t.Helper()
+	s.must("banger vm exec box -- sh -c 'echo " + text + " | tee /root/kept >/kept'")
+}
+
+func (s *scene) kept(text string) {
+	s.t.Helper()
+	s.equal("what was written", s.must("banger vm exec box -- cat /root/kept /kept"), text+"\n"+text)
+}
+
+func stopStart(s *scene) {
+	s.box()
+	s.write("stop")
+	s.must("banger vm stop box")
+	s.contains("the list", s.must("banger vm list"), "stopped")
+	s.status(1, "banger vm exec box -- true")
+	s.must("banger vm start box")
+	s.boxOn("firecracker")
+	s.kept("stop")
+}
+
+func killDaemon(s *scene) {
+	before := s.box()
+	s.write("daemon")
+	s.must("kill -9 $(banger daemon status --json | jq .daemon.pid)")
+	after := s.boxOn("firecracker")
+	if after.VMM.PID != before.VMM.PID {
+		s.fail("the VM runs in process %d, and before in %d", after.VMM.PID, before.VMM.PID)
+	}
+	s.kept("daemon")
+}
+
+func killVMM(s *scene) {
+	vm := s.box()
+	s.write("vmm")
+	s.must("banger vm exec box -- sync")
+	s.must(fmt.Sprintf("kill -9 %d", vm.VMM.PID))
+	s.eventually("banger vm list | grep -q '^box .* stopped'")
+	s.must("banger vm start box")
+	s.boxOn("firecracker")
+	s.kept("vmm")
+}
+
+// otherVMM runs the same VM on QEMU and on Firecracker again.
+func otherVMM(s *scene) {
+	s.box()
+	s.write("firecracker")
+	s.must("banger vm stop box")
+	s.must("banger vm start box --vmm qemu")
+	s.boxOn("qemu")
+	s.kept("firecracker")
+	s.write("qemu")
+	s.must("banger vm stop box")
+	s.must("banger vm start box --vmm firecracker")
+	s.boxOn("firecracker")
+	s.kept("qemu")
+}
+
+//go:embed testdata/tiny.sh
+var tinyScript string
+
+// tiny imports an image that boots fast and needs little memory.
+func (s *scene) tiny() {
+	s.t.Helper()
+	s.ended(0, "tiny.sh", s.user("mkdir -p tiny && cd tiny && sh -s && banger image import save.tar", tinyScript))
+}
+
+// ten has ten VMs at once, all usable, all deleted at once.
+func ten(s *scene) {
+	s.tiny()
+	s.must(`for i in 0 1 2 3 4 5 6 7 8 9; do
+		banger vm create --name vm$i --image tiny-1 --memory 128M --vcpu 1 >/dev/null 2>err$i </dev/null &
+	done; wait; cat err?`)
+	s.equal("running", s.must(`banger vm list --json | jq '[.[] | select(.state == "running" and .vmm.driver == "firecracker") | .address] | unique | length'`), "10")
+	s.equal("processes", s.root("pgrep -cx firecracker"), "10")
+	s.must(`for i in 0 1 2 3 4 5 6 7 8 9; do test "$(banger vm exec vm$i -- hostname </dev/null)" = vm$i || exit; done`)
+	s.must("banger vm delete -f vm0 vm1 vm2 vm3 vm4 vm5 vm6 vm7 vm8 vm9")
+	s.equal("processes", s.root("pgrep -cx firecracker || true"), "0")
+}
+
+// nothingLeft deletes what scenarios have left on purpose, and looks for what
+// they have left otherwise.
+func nothingLeft(s *scene) {
+	s.must("banger vm list -q | xargs -r banger vm delete -f")
+	s.equal("VMs", s.must("banger vm list --json"), "[]")
+	s.must("banger daemon stop")
+	s.equal("processes", s.root("ps -u "+user+" -o args= | grep -E '[b]anger|[f]irecracker|[q]emu' || true"), "")
+	s.equal("files", s.must("cd ~/.local/state/banger && find vms tmp images/tmp kernels/tmp $XDG_RUNTIME_DIR/banger/vm -mindepth 1 2>/dev/null || true"), "")
+	s.equal("sockets", s.must("find $XDG_RUNTIME_DIR/banger -type s"), "")
+}
