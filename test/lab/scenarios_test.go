@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"banger/internal/api"
 	"banger/internal/doctor"
 )
@@ -25,6 +27,7 @@ var scenarios = []scenario{
 	{"KillVMM", 8 * time.Minute, killVMM},
 	{"OtherVMM", 10 * time.Minute, otherVMM},
 	{"Ten", 10 * time.Minute, ten},
+	{"Bridge", 8 * time.Minute, bridge},
 	{"NothingLeft", 5 * time.Minute, nothingLeft},
 }
 
@@ -200,6 +203,46 @@ func ten(s *scene) {
 	s.must(`for i in 0 1 2 3 4 5 6 7 8 9; do test "$(banger vm exec vm$i -- hostname </dev/null)" = vm$i || exit; done`)
 	s.must("banger vm delete -f vm0 vm1 vm2 vm3 vm4 vm5 vm6 vm7 vm8 vm9")
 	s.equal("processes", s.root("pgrep -cx firecracker || true"), "0")
+}
+
+// hostNetwork prints all that a network of VMs could leave behind.
+const hostNetwork = `ip -j link; ip -j addr; ip -j route show table all; ip -j rule; nft list ruleset
+sysctl -a 2>/dev/null | grep -E '^net\.ipv[46]\.(ip_forward|conf)|^net\.bridge'
+find /etc /usr/local /opt -type f -exec sha256sum {} + | sort -k 2
+find /var/lib /run/systemd/system | sort`
+
+// bridge has VMs on a bridge of the host, which only root sets up and removes.
+func bridge(s *scene) {
+	s.tiny()
+	before := s.quiet(hostNetwork)
+	s.status(1, "banger network setup")
+	s.root("banger network setup --user " + user)
+	s.must("banger network status")
+	s.equal("processes of root", s.root("ps -U root -o args= | grep '[b]angerd' || true"), "")
+	var address []string
+	for i, vmm := range []string{"firecracker", "firecracker", "qemu"} {
+		name := fmt.Sprintf("bridge%d", i)
+		s.must("banger vm create --image tiny-1 --memory 128M --vcpu 1 --name " + name + " --vmm " + vmm)
+		s.must("banger vm exec " + name + " -- sh -c 'hostname >/name && httpd -p 8080 -h /'")
+		vm := decode[api.VM](s, "banger vm show --json "+name)
+		if vm.VMM.Driver != vmm {
+			s.fail("%s runs on %s", name, vm.VMM.Driver)
+		}
+		address = append(address, vm.Address)
+		s.equal("what the host fetches", s.eventually("curl -sSf --max-time 20 http://"+vm.Address+":8080/name"), name)
+	}
+	for _, from := range []string{"bridge0", "bridge2"} {
+		fetch := "banger vm exec " + from + " -- wget -q -T 10 -O - http://"
+		s.contains("the neighbour", s.status(1, fetch+address[1]+":8080/name").stderr, "efused")
+		s.root("busybox httpd -p 8099 -h /etc")
+		s.contains("the host", s.status(1, fetch+"172.16.0.1:8099/hostname").stderr, "efused")
+		s.root("pkill -x busybox")
+	}
+	s.must("banger vm delete -f bridge0 bridge1 bridge2")
+	s.root("banger network teardown")
+	if after := s.quiet(hostNetwork); after != before {
+		s.fail("after the teardown:\n%s", cmp.Diff(before, after))
+	}
 }
 
 // nothingLeft deletes what scenarios have left on purpose, and looks for what

@@ -94,6 +94,17 @@ func (s *scene) root(script string) string {
 	return s.ended(0, script, s.run("# "+script, "", "bash", "-c", script)).stdout
 }
 
+// quiet runs a shell script as root whose output is long.
+func (s *scene) quiet(script string) string {
+	s.t.Helper()
+	var out bytes.Buffer
+	code, err := s.host.run(s.ctx, []string{"bash", "-c", script}, agent.Streams{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &out})
+	if err != nil || code != 0 {
+		s.fail("%s: status %d, %w\n%s", script, code, err, out.Bytes())
+	}
+	return out.String()
+}
+
 func (s *scene) ended(code int, script string, r result) result {
 	s.t.Helper()
 	if r.code != code {
