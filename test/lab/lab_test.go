@@ -27,6 +27,26 @@ const (
 	maxLosses = 2
 )
 
+// The host's uplink leads to a namespace that plays the internet: gateway is
+// in the host's own network, world is beyond it. Both serve a page.
+const (
+	gateway = "203.0.113.1"
+	world   = "198.51.100.1"
+	uplink  = `ip netns add world
+ip link add uplink type veth peer name uplink netns world
+ip addr add 203.0.113.2/24 dev uplink
+ip link set uplink up
+ip -n world addr add ` + gateway + `/24 dev uplink
+ip -n world addr add ` + world + `/32 dev lo
+ip -n world link set lo up
+ip -n world link set uplink up
+ip route add default via ` + gateway + `
+mkdir -p /srv/world
+echo the world >/srv/world/index.html
+ip netns exec world busybox httpd -p 80 -h /srv/world
+`
+)
+
 // prefix is where banger is installed in the host.
 const prefix = "/usr/local"
 
@@ -186,6 +206,7 @@ func (h *host) settle(ctx context.Context, t *testing.T, contents string, began 
 	const script = `set -e
 tar -x --no-same-owner -C /
 chown -R ` + user + `: /home/` + user + `
+[ -e /run/netns/world ] || { ` + uplink + `}
 until [ -w /dev/kvm ] && [ "$(stat -c %G /dev/kvm)" = kvm ]; do sleep 0.1; done
 # Where this machine is busy the first look at KVM can take too long.
 for i in 1 2 3 4 5 6 7 8 9 10; do

@@ -22,6 +22,7 @@ var scenarios = []scenario{
 	{"Session", 8 * time.Minute, session},
 	{"Workspace", 8 * time.Minute, workspace},
 	{"Names", 8 * time.Minute, names},
+	{"Internet", 8 * time.Minute, internet},
 	{"StopStart", 8 * time.Minute, stopStart},
 	{"KillDaemon", 8 * time.Minute, killDaemon},
 	{"KillVMM", 8 * time.Minute, killVMM},
@@ -69,6 +70,14 @@ func names(s *scene) {
 	s.equal("the resolver's answer", s.must("getent ahostsv4 box.vm | sed -n 's/ .*STREAM.*//p'"), vm.Loopback)
 	s.must("banger vm exec box -- sh -c 'echo served >/tmp/index; cd /tmp && systemd-run --quiet python3 -m http.server -d /tmp 3000'")
 	s.equal("what the guest serves", s.eventually("curl -sSf --max-time 10 http://box.vm:3000/index"), "served")
+}
+
+// internet is reached by a guest, and what is the host's is not.
+func internet(s *scene) {
+	s.box()
+	fetch := "banger vm exec box -- curl -sS --max-time 20 http://"
+	s.equal("the internet", s.must(fetch+world+"/"), "the world")
+	s.contains("the host's network", s.status(7, fetch+gateway+"/").stderr, "refused")
 }
 
 func runShapes(s *scene) {
@@ -189,7 +198,7 @@ var tinyScript string
 // tiny imports an image that boots fast and needs little memory.
 func (s *scene) tiny() {
 	s.t.Helper()
-	s.ended(0, "tiny.sh", s.user("mkdir -p tiny && cd tiny && sh -s && banger image import save.tar", tinyScript))
+	s.ended(0, "tiny.sh", s.user("banger image show tiny-1 || { mkdir -p tiny && cd tiny && sh -s && banger image import save.tar; }", tinyScript))
 }
 
 // ten has ten VMs at once, all usable, all deleted at once.
