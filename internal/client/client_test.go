@@ -351,6 +351,29 @@ func TestEnsure(t *testing.T) {
 	}
 }
 
+// A lock that the caller's shell holds must not be bangerd's too.
+func TestEnsureHandsNothingOn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	handed, err := syscall.Open(path, syscall.O_CREAT|syscall.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(handed)
+	started, err := launcher(t, "one").Ensure(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", started.PID))
+	if err != nil || len(open) < 3 {
+		t.Fatalf("bangerd's files: %q, %v", open, err)
+	}
+	for _, fd := range open {
+		if target, err := os.Readlink(fd); err == nil && target == path {
+			t.Errorf("bangerd has %s open as %s", path, fd)
+		}
+	}
+}
+
 func TestEnsureSaysWhy(t *testing.T) {
 	l := launcher(t, "bad config")
 	_, err := l.Ensure(t.Context())

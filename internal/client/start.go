@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -73,6 +74,9 @@ func (l *Launcher) start(ctx context.Context) (api.Daemon, error) {
 		return api.Daemon{}, fmt.Errorf("cannot read bangerd's log: %w", err)
 	}
 
+	if err := keepFiles(); err != nil {
+		return api.Daemon{}, fmt.Errorf("cannot start bangerd: %w", err)
+	}
 	// Not CommandContext: bangerd outlives this process.
 	cmd := exec.Command(program) //nolint:noctx // see above
 	cmd.Dir = "/"
@@ -170,6 +174,21 @@ func (l *Launcher) Find() (string, error) {
 		}
 	}
 	return program, nil
+}
+
+// keepFiles keeps from bangerd, and so from VMs, what this process was handed
+// open: a lock or a pipe of a script would be held for as long as they run.
+func keepFiles() error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if fd, err := strconv.Atoi(entry.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
+	return nil
 }
 
 // startFailed makes an error of what a bangerd that would not start has
