@@ -120,13 +120,31 @@ func setGroup(cmd *cobra.Command) {
 			return nil
 		}
 		err := &usageError{message: fmt.Sprintf("there is no command %q in %q", args[0], cmd.CommandPath())}
-		if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
-			err.hint = fmt.Sprintf("did you mean '%s %s'?", cmd.CommandPath(), similar[0])
+		if meant := meant(cmd, args[0]); meant != "" {
+			err.hint = fmt.Sprintf("did you mean '%s'?", meant)
 		}
 		return err
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	cmd.SuggestionsMinimumDistance = 2
+}
+
+// meant guesses which command name stands for below cmd: one that is spelled
+// much like it, or one of that name in a group, those of VMs first, as in
+// "banger run".
+func meant(cmd *cobra.Command, name string) string {
+	if similar := cmd.SuggestionsFor(name); len(similar) > 0 {
+		return cmd.CommandPath() + " " + similar[0]
+	}
+	found := ""
+	for _, group := range cmd.Commands() {
+		for _, child := range group.Commands() {
+			if child.IsAvailableCommand() && child.Name() == name && (found == "" || group.GroupID == groupMain) {
+				found = child.CommandPath()
+			}
+		}
+	}
+	return found
 }
 
 // noArgs, exactly and atLeast check the number of arguments.

@@ -14,6 +14,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/disk"
 	"banger/internal/progress"
+	"banger/internal/size"
 	"banger/internal/store"
 	"banger/internal/undo"
 )
@@ -125,7 +126,7 @@ func (m *Manager) plan(request api.CreateVM) (store.VM, error) {
 		m.log.Warn("host sizes are not known", "error", err)
 	}
 	sizes := config.Sizes(settings, config.Request{VCPU: request.VCPU, MemoryMiB: request.MemoryMiB, DiskBytes: request.DiskBytes}, host)
-	if err := checkSizes(sizes.VCPU, sizes.MemoryMiB, sizes.DiskBytes); err != nil {
+	if err := checkSizes(sizes.VCPU, sizes.MemoryMiB, sizes.DiskBytes, host); err != nil {
 		return store.VM{}, err
 	}
 	record := store.VM{
@@ -138,10 +139,19 @@ func (m *Manager) plan(request api.CreateVM) (store.VM, error) {
 	return record, nil
 }
 
-func checkSizes(vcpu, memoryMiB int, diskBytes int64) error {
+// checkSizes refuses what no VM can have, and more memory than the host has,
+// of which nothing is known if it is zero.
+func checkSizes(vcpu, memoryMiB int, diskBytes int64, host config.Host) error {
 	for _, err := range []error{config.CheckVCPU(vcpu), config.CheckMemory(memoryMiB), config.CheckDisk(diskBytes)} {
 		if err != nil {
 			return &api.Error{Kind: api.KindUsage, Message: "cannot make such a VM: " + err.Error()}
+		}
+	}
+	if memory := int64(memoryMiB) * size.MiB; host.MemoryBytes > 0 && memory > host.MemoryBytes {
+		return &api.Error{
+			Kind:    api.KindState,
+			Message: fmt.Sprintf("cannot give a VM %s of memory: this host has %s", size.Format(memory), size.Format(host.MemoryBytes/size.MiB*size.MiB)),
+			Hint:    "give it less, with --memory SIZE",
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"banger/internal/api"
+	"banger/internal/config"
 	"banger/internal/progress"
 	"banger/internal/size"
 	"banger/internal/store"
@@ -35,7 +36,11 @@ func (m *Manager) Set(ctx context.Context, ref string, request api.SetVM) (api.V
 	if request.VMM != "" {
 		updated.VMM = request.VMM
 	}
-	if err := checkSizes(updated.VCPU, updated.MemoryMiB, updated.DiskBytes); err != nil {
+	host, err := config.ThisHost()
+	if err != nil {
+		m.log.WarnContext(ctx, "host sizes are not known", "error", err)
+	}
+	if err := checkSizes(updated.VCPU, updated.MemoryMiB, updated.DiskBytes, host); err != nil {
 		return api.VM{}, err
 	}
 	if updated.DiskBytes < record.DiskBytes {

@@ -199,6 +199,11 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 // Kill ends the process at once and waits until it is gone or ctx ends. It is
 // idempotent.
 func (p *Process) Kill(ctx context.Context) error {
+	select {
+	case <-p.done:
+		return nil // closed as well, maybe
+	default:
+	}
 	raw, err := p.pidfd.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("cannot kill process %d: %w", p.identity.PID, err)

@@ -110,6 +110,10 @@ func TestKill(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Error(err)
 	}
+	// Whoever watches it may have let go of it by now.
+	if err := p.Kill(t.Context()); err != nil {
+		t.Errorf("kill of what has ended: %v", err)
+	}
 }
 
 func TestOpen(t *testing.T) {
