@@ -42,7 +42,7 @@ func run() error {
 	case len(os.Args) > 1 && os.Args[1] == usernet.Subcommand:
 		return usernet.Main(os.Args[2:])
 	case len(os.Args) == 2 && os.Args[1] == "doctor":
-		return host.Report(ctx, os.Getenv, os.Stdout)
+		return host.Report(ctx, os.Getenv, executable, os.Stdout)
 	}
 	return daemon.Run(ctx, daemon.Options{Getenv: os.Getenv, Executable: executable})
 }

@@ -26,6 +26,7 @@ import (
 	"banger/internal/agent/wire"
 	"banger/internal/api"
 	"banger/internal/client"
+	"banger/internal/confine"
 	"banger/internal/paths"
 	"banger/internal/progress"
 	"banger/internal/vmm"
@@ -73,7 +74,7 @@ func twoVMs() []api.VM {
 		{
 			ID: "0123456789ab", Name: "sandbox", State: api.StateRunning, Image: "debian-bookworm", Kernel: "debian-6.12", VCPU: 2, MemoryMiB: 2048,
 			DiskBytes: 8 << 30, Address: "172.16.0.16", MAC: "06:00:ac:10:00:10", Created: epoch, Started: &started, DiskUsed: 7 << 20, Dir: "/state/vms/0123456789ab",
-			VMM: &vmm.Handle{Driver: "qemu", PID: 4711, StartTime: 99, BootID: "b", RunDir: "/run/vm", Accelerator: "tcg", Version: "7.2.0"}, VMMReason: "firecracker is not installed",
+			VMM: &vmm.Handle{Driver: "qemu", PID: 4711, StartTime: 99, BootID: "b", RunDir: "/run/vm", Accelerator: "tcg", Version: "7.2.0", Confinement: []confine.Layer{{Name: "files", On: true, Detail: "this VM's alone"}, {Name: "cgroup", Detail: "there is no systemd"}}}, VMMReason: "firecracker is not installed",
 		},
 		{
 			ID: "abcdef012345", Name: "old", State: api.StateStopped, Image: "debian-bookworm", Kernel: "debian-6.12", VCPU: 1, MemoryMiB: 512,

@@ -3,11 +3,13 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/confine"
 	"banger/internal/size"
 )
 
@@ -61,6 +63,7 @@ func runVMShow(ctx context.Context, a *app, ref string, asJSON bool) error {
 	}
 	if vm.VMM != nil {
 		rows = append(rows, []cell{text("vmm"), text(vmmLine(vm))})
+		rows = append(rows, confinement(vm.VMM.Confinement)...)
 	} else if vm.VMMChoice != "" {
 		rows = append(rows, []cell{text("vmm"), text(vm.VMMChoice + ", at the next start")})
 	}
@@ -69,6 +72,23 @@ func runVMShow(ctx context.Context, a *app, ref string, asJSON bool) error {
 	}
 	rows = append(rows, []cell{text("files"), text(vm.Dir)})
 	return a.writeTable(nil, rows)
+}
+
+// confinement says by what a VMM is confined, and by what not.
+func confinement(layers []confine.Layer) [][]cell {
+	var on []string
+	var off [][]cell
+	for _, layer := range layers {
+		if layer.On {
+			on = append(on, layer.Name)
+			continue
+		}
+		off = append(off, []cell{text("not confined"), {text: layer.Name + ": " + oneLine(layer.Detail), style: yellow}})
+	}
+	if on == nil {
+		return off
+	}
+	return append([][]cell{{text("confined"), text(strings.Join(on, ", "))}}, off...)
 }
 
 // vmmLine says what a VM runs on, and why on that.

@@ -108,6 +108,38 @@ func drivers(ctx context.Context, deps Deps) []Row {
 	return rows
 }
 
+// confinementHints say what to do about layers that are missing.
+var confinementHints = map[string]string{
+	"files":        "use a kernel of 5.13 or newer with landlock in the list of lsm= on its command line",
+	"system calls": "use a kernel with CONFIG_SECCOMP_FILTER; a container's runtime may have to allow seccomp",
+}
+
+// confinement says which layers hold VMMs. A missing one stops nobody, since
+// each holds alone, but the user is to know.
+func confinement(ctx context.Context, deps Deps) []Row {
+	const check = "confinement"
+	layers, err := deps.Confinement(ctx)
+	if err != nil {
+		return []Row{fail(check, err.Error(), "no VM can start before that works")}
+	}
+	var on, off, hints []string
+	for _, layer := range layers {
+		if layer.On {
+			on = append(on, layer.Name+" ("+layer.Detail+")")
+			continue
+		}
+		off = append(off, layer.Name+" ("+layer.Detail+")")
+		if hint := confinementHints[layer.Name]; hint != "" {
+			hints = append(hints, hint)
+		}
+	}
+	detail := "VMMs are confined by " + strings.Join(on, ", ")
+	if off == nil {
+		return []Row{pass(check, detail)}
+	}
+	return []Row{warn(check, detail+"; not by "+strings.Join(off, ", "), strings.Join(hints, "; "))}
+}
+
 // hostTools are the programs that banger runs, beside VMMs and what fetches
 // images.
 var hostTools = []struct{ name, pkg, why string }{

@@ -11,6 +11,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/config"
+	"banger/internal/confine"
 	"banger/internal/hostenv"
 	"banger/internal/paths"
 	"banger/internal/vmm"
@@ -47,6 +48,8 @@ type Deps struct {
 	Drivers []vmm.Driver
 	// KVM says whether KVM runs guest code at speed.
 	KVM func(ctx context.Context) kvm.Verdict
+	// Confinement returns the layers that VMMs have on this host, and have not.
+	Confinement func(ctx context.Context) ([]confine.Layer, error)
 	// Image and Kernel return an entry of the store or of the catalog.
 	Image  func(ctx context.Context, name string) (api.Image, error)
 	Kernel func(ctx context.Context, name string) (api.Kernel, error)
@@ -75,7 +78,7 @@ func Failed(rows []Row) bool {
 // order.
 func Run(ctx context.Context, deps Deps) []Row {
 	checks := []func(context.Context, Deps) []Row{
-		architecture, configuration, runtimeDirectory, virtualization, drivers, tools, fetching, imageAndKernel,
+		architecture, configuration, runtimeDirectory, virtualization, drivers, confinement, tools, fetching, imageAndKernel,
 		database, diskSpace, key, shortcut, network, hostEnvironment, names, defaults,
 	}
 	var rows []Row

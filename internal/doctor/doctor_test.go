@@ -11,6 +11,7 @@ import (
 	"banger/internal/agent/wire"
 	"banger/internal/api"
 	"banger/internal/config"
+	"banger/internal/confine"
 	"banger/internal/doctor"
 	"banger/internal/hostenv"
 	"banger/internal/network/dns"
@@ -59,6 +60,9 @@ func healthy(t *testing.T) doctor.Deps {
 			driver{name: "firecracker", found: vmm.Capability{Usable: true, Accelerated: true, Binary: "/fc", Version: "1.16.1"}},
 			driver{name: "qemu", found: vmm.Capability{Usable: true, Accelerated: true, Binary: "/qemu", Version: "9.0"}},
 		},
+		Confinement: func(context.Context) ([]confine.Layer, error) {
+			return []confine.Layer{{Name: "files", On: true, Detail: "this VM's alone"}}, nil
+		},
 		KVM: func(context.Context) kvm.Verdict { return kvm.Verdict{Working: true} },
 		Image: func(_ context.Context, name string) (api.Image, error) {
 			return api.Image{Name: name, Present: true, Kernel: "k", Size: 1 << 30}, nil
@@ -90,7 +94,7 @@ func TestHealthy(t *testing.T) {
 		}
 	}
 	for _, check := range []string{
-		"architecture", "configuration", "runtime directory", "KVM", "VMM firecracker", "VMM qemu", "host tools", "image building",
+		"architecture", "configuration", "runtime directory", "KVM", "VMM firecracker", "VMM qemu", "confinement", "host tools", "image building",
 		"default image", "default kernel", "database", "disk space", "ssh key", "ssh shortcut", "network", "host environment", "names", "VM defaults",
 	} {
 		if !seen[check] {
@@ -146,6 +150,14 @@ func TestProblems(t *testing.T) {
 			d.HostEnvironment = func(context.Context) hostenv.Passed { return hostenv.Passed{Warnings: []string{"no such file"}} }
 		}, "host environment", doctor.Warn, "no such file", "host_environment"},
 		{"no VMM", func(_ *testing.T, d *doctor.Deps) { d.Drivers = []vmm.Driver{unusable} }, "VMM", doctor.Fail, "none", "qemu-system-x86"},
+		{"a layer that is missing", func(_ *testing.T, d *doctor.Deps) {
+			d.Confinement = func(context.Context) ([]confine.Layer, error) {
+				return []confine.Layer{{Name: "limits", On: true, Detail: "some"}, {Name: "files", Detail: "no Landlock"}}, nil
+			}
+		}, "confinement", doctor.Warn, "confined by limits (some); not by files (no Landlock)", "lsm="},
+		{"no launcher", func(_ *testing.T, d *doctor.Deps) {
+			d.Confinement = func(context.Context) ([]confine.Layer, error) { return nil, broken }
+		}, "confinement", doctor.Fail, "it is broken", "no VM"},
 		{"no mke2fs", func(_ *testing.T, d *doctor.Deps) {
 			d.LookPath = func(name string) (string, error) {
 				if name == "mke2fs" {

@@ -9,6 +9,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/config"
+	"banger/internal/confine"
 	"banger/internal/disk"
 	"banger/internal/doctor"
 	"banger/internal/hostenv"
@@ -21,12 +22,14 @@ import (
 	"banger/internal/vmm"
 	"banger/internal/vmm/firecracker"
 	"banger/internal/vmm/kvm"
+	"banger/internal/vmm/launch"
 	"banger/internal/vmm/qemu"
 )
 
 // Deps returns what doctor looks at on this machine. Nothing is looked at yet,
-// but for the configuration.
-func Deps(dirs paths.Dirs) (doctor.Deps, error) {
+// but for the configuration. launcher is an executable that is a launcher of
+// VMMs when it is told to.
+func Deps(dirs paths.Dirs, launcher string) (doctor.Deps, error) {
 	settings, configErr := config.Load(dirs)
 	if configErr != nil {
 		settings = config.Defaults(dirs) // the other checks go by these
@@ -41,10 +44,11 @@ func Deps(dirs paths.Dirs) (doctor.Deps, error) {
 	return doctor.Deps{
 		Dirs: dirs, Config: settings, ConfigErr: configErr,
 		Drivers: []vmm.Driver{
-			firecracker.New(firecracker.Options{Binary: settings.FirecrackerBin, KVM: probe, Log: log}),
-			qemu.New(qemu.Options{Binary: settings.QEMUBin, KVM: probe, Log: log}),
+			firecracker.New(firecracker.Options{Launcher: launcher, Binary: settings.FirecrackerBin, KVM: probe, Log: log}),
+			qemu.New(qemu.Options{Launcher: launcher, Binary: settings.QEMUBin, KVM: probe, Log: log}),
 		},
-		KVM: probe,
+		Confinement: func(ctx context.Context) ([]confine.Layer, error) { return launch.Check(ctx, launcher) },
+		KVM:         probe,
 		Image: func(_ context.Context, name string) (api.Image, error) {
 			found, err := images.Get(name)
 			if isNotFound(err) {

@@ -8,7 +8,25 @@ import (
 	"banger/internal/doctor"
 	"banger/internal/doctor/host"
 	"banger/internal/paths"
+	"banger/internal/vmm/launch"
 )
+
+// self is this test binary, which is the launcher as well.
+var self string
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == launch.Subcommand {
+		if err := launch.Main(); err != nil {
+			os.Exit(1) //nolint:forbidigo // it is a program
+		}
+		return
+	}
+	var err error
+	if self, err = os.Executable(); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run()) //nolint:forbidigo // nothing to clean up
+}
 
 func testDirs(t *testing.T) paths.Dirs {
 	t.Helper()
@@ -42,7 +60,7 @@ func row(t *testing.T, rows []doctor.Row, check string) doctor.Row {
 func TestThisMachine(t *testing.T) {
 	t.Parallel()
 	dirs := testDirs(t)
-	deps, err := host.Deps(dirs)
+	deps, err := host.Deps(dirs, self)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +87,7 @@ func TestBadConfiguration(t *testing.T) {
 	if err := os.WriteFile(dirs.ConfigFile(), []byte("nonsense = 1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	deps, err := host.Deps(dirs)
+	deps, err := host.Deps(dirs, self)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,13 +10,13 @@ import (
 	"banger/internal/paths"
 )
 
-// Report makes all checks and writes their rows as one JSON array.
-func Report(ctx context.Context, getenv func(string) string, w io.Writer) error {
+// Report makes all checks, with an executable that is bangerd, and writes their rows as one JSON array.
+func Report(ctx context.Context, getenv func(string) string, executable string, w io.Writer) error {
 	dirs, err := paths.New(getenv)
 	if err != nil {
 		return err
 	}
-	deps, err := Deps(dirs)
+	deps, err := Deps(dirs, executable)
 	if err != nil {
 		return err
 	}

@@ -141,7 +141,7 @@ func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 	id := child.Identity()
 	return newMachine(vmm.Handle{
 		Driver: Name, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID,
-		RunDir: spec.RunDir, Accelerator: vmm.AcceleratorKVM, Version: version, Confinement: layers,
+		RunDir: spec.RunDir, Accelerator: vmm.AcceleratorKVM, Version: version, Confinement: append(layers, launch.OwnFilter(id.PID, layers)),
 	}, child), nil
 }
 

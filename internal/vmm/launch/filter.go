@@ -31,10 +31,13 @@ var deniedCalls = []uint32{
 	unix.SYS_SHMGET, unix.SYS_MSGGET, unix.SYS_SEMGET,
 }
 
+// callsLayer is the layer that they are.
+const callsLayer = "system calls"
+
 // restrictSyscalls makes those fail, and what would reach other processes by a
 // socket, for this process and what it becomes.
 func restrictSyscalls(p plan, started program) (confine.Layer, error) {
-	layer := confine.Layer{Name: "system calls"}
+	layer := confine.Layer{Name: callsLayer}
 	filter := confine.NewFilter()
 	for _, call := range slices.Concat(deniedCalls, archDenied) {
 		filter.On(call, confine.Deny)

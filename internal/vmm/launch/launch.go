@@ -45,6 +45,8 @@ type Command struct {
 	// that process gets; the connection ends with the VMM.
 	Network *os.File
 	Grant   Grant
+	// try leaves the program out.
+	try bool
 }
 
 // Grant is what a VMM is left with. Paths that are not there are no error:
@@ -62,15 +64,17 @@ type Grant struct {
 	Internet bool `json:"internet"`
 }
 
+// logBytes is how long a file may become where no disk is longer: the VMM's
+// logs are written by itself.
+const logBytes = 64 << 20
+
 // GrantOf is what any VMM needs for a VM.
 func GrantOf(spec vmm.Spec, devices ...string) Grant {
-	const mebibyte = 1 << 20
 	grant := Grant{
 		ReadOnly:  []string{spec.Kernel},
 		ReadWrite: []string{spec.ConsoleLog, spec.VMMLog},
 		Devices:   devices, RunDir: spec.RunDir,
-		// What it writes for itself, beside disks, is logs.
-		FileBytes: 64 * mebibyte,
+		FileBytes: logBytes,
 	}
 	if spec.Initramfs != "" {
 		grant.ReadOnly = append(grant.ReadOnly, spec.Initramfs)
@@ -94,12 +98,14 @@ func GrantOf(spec vmm.Spec, devices ...string) Grant {
 	return grant
 }
 
-// plan is what the launcher is told. Without a path it only makes the network.
+// plan is what the launcher is told. Without a path it only makes the network,
+// and to try is to be confined and to end.
 type plan struct {
 	Path    string   `json:"path"`
 	Args    []string `json:"args"`
 	Files   int      `json:"files"`
 	Network bool     `json:"network"`
+	Try     bool     `json:"try"`
 	Grant   Grant    `json:"grant"`
 }
 
@@ -136,16 +142,32 @@ func CheckNetwork(ctx context.Context, launcher string) error {
 		return err
 	}
 	defer func() { _ = errors.Join(ours.Close(), theirs.Close()) }()
-	child, _, err := start(ctx, launcher, Command{Network: theirs})
+	_, err = dryRun(ctx, launcher, Command{Network: theirs})
+	return err
+}
+
+// Check returns the layers that VMMs have on this host, and those they have
+// not.
+func Check(ctx context.Context, launcher string) ([]confine.Layer, error) {
+	layers, err := dryRun(ctx, launcher, Command{Path: launcher, Grant: Grant{RunDir: "/", FileBytes: logBytes}, try: true})
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("cannot find out how VMMs are confined: %w", err)
+	}
+	return layers, nil
+}
+
+// dryRun runs a launcher that ends by itself.
+func dryRun(ctx context.Context, launcher string, command Command) ([]confine.Layer, error) {
+	child, layers, err := start(ctx, launcher, command)
+	if err != nil {
+		return nil, err
 	}
 	defer func() { _ = child.Close() }()
 	select { // so that it is reaped
 	case <-child.Done():
 	case <-ctx.Done():
 	}
-	return context.Cause(ctx)
+	return layers, context.Cause(ctx)
 }
 
 func start(ctx context.Context, launcher string, command Command) (_ *process.Process, _ []confine.Layer, err error) {
@@ -175,7 +197,7 @@ func start(ctx context.Context, launcher string, command Command) (_ *process.Pr
 		return errors.Join(child.Kill(killCtx), child.Close())
 	})
 	layers, err := instruct(ctx, ours, plan{
-		Path: command.Path, Args: command.Args, Files: len(command.Files), Network: command.Network != nil, Grant: command.Grant,
+		Path: command.Path, Args: command.Args, Files: len(command.Files), Network: command.Network != nil, Grant: command.Grant, Try: command.try,
 	})
 	return child, layers, err
 }

@@ -508,3 +508,64 @@ func FuzzParsePlan(f *testing.F) {
 		}
 	})
 }
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	layers, err := Check(t.Context(), self)
+	if err != nil || len(layers) == 0 {
+		t.Fatalf("%+v, %v", layers, err)
+	}
+	for _, layer := range layers {
+		if layer.Name == "" || layer.Detail == "" {
+			t.Errorf("layer %+v", layer)
+		}
+	}
+	if _, err := Check(t.Context(), "/bin/true"); err == nil {
+		t.Error("a launcher that is none")
+	}
+}
+
+func TestOwnFilter(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[string]int{"Seccomp:\t2\nSeccomp_filters:\t3\n": 3, "Seccomp:\t2\n": -1, "Seccomp_filters:\tx\n": -1} {
+		got, ok := seccompFilters(status)
+		if ok != (want >= 0) || ok && got != want {
+			t.Errorf("%q: %d, %t", status, got, ok)
+		}
+	}
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, layers, err := Start(t.Context(), self, Command{Path: sleep, Args: []string{"1000"}, Grant: someGrant(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = child.Kill(t.Context()), child.Close() }()
+	if layer := OwnFilter(child.Identity().PID, layers); layer.On || layer.Detail == "" {
+		t.Errorf("a program without one: %+v", layer)
+	}
+}
+
+// TestRootElsewhere has root run a VM whose files are in another user's
+// private directory: it keeps what lets it.
+func TestRootElsewhere(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("NOT TESTED: this user cannot make files of another")
+	}
+	on := newTarget(t)
+	const nobody = 65534
+	if err := os.Chown(filepath.Dir(on.OwnDisk), nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	stdout, layers := run(t, on, on.grant())
+	if !strings.Contains(stdout, "write the VM's disk\n") || strings.Contains(stdout, "read another") {
+		t.Errorf("it can:\n%s", stdout)
+	}
+	for _, layer := range layers {
+		if layer.On == (layer.Name == "privileges") {
+			t.Errorf("layer %+v", layer)
+		}
+	}
+}

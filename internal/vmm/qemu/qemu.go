@@ -180,7 +180,7 @@ func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found, network 
 	id := child.Identity()
 	return newMachine(vmm.Handle{
 		Driver: Name, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID,
-		RunDir: spec.RunDir, Accelerator: accelerator, Version: found.capability.Version, Confinement: layers,
+		RunDir: spec.RunDir, Accelerator: accelerator, Version: found.capability.Version, Confinement: append(layers, launch.OwnFilter(id.PID, layers)),
 	}, child), nil
 }
 
