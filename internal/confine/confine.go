@@ -58,8 +58,9 @@ func SuspendCapabilities() (restore func() error, err error) {
 func DropCapabilities() error {
 	// The bounding set needs a privilege itself: without it there is nothing
 	// to gain from an exec either, which no_new_privs forbids anyway.
+	// Of this thread alone: it matters when that becomes another program.
 	for capability := range uintptr(64) {
-		if _, _, errno := psx.Syscall3(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, capability, 0); errno != 0 {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0); err != nil {
 			break
 		}
 	}
