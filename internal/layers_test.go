@@ -23,6 +23,7 @@ var allowed = map[string][]string{
 	"agent":   nil,
 	"api":     {"vmm"}, // handles are part of what a VM is
 	"bundle":  {"objects", "download"},
+	"catalog": {"objects", "download"},
 	"cli":     {"client", "agent", "doctor", "network", "ssh", "sshconfig", "workspace", "hostenv"}, // network: what root does has no daemon
 	"client":  nil,
 	"daemon":  {"vm", "store", "image", "kernel", "bundle", "vmm", "network", "ssh", "doctor", "agent", "hostenv"},
@@ -30,8 +31,8 @@ var allowed = map[string][]string{
 	"disk":    nil,
 	"doctor":  {"disk", "image", "kernel", "store", "vmm", "network", "ssh", "sshconfig", "hostenv"},
 	"guest":   {"agent"},
-	"image":   {"debian", "objects", "bundle", "download"},
-	"kernel":  {"debian", "objects", "bundle", "download"},
+	"image":   {"debian", "objects", "bundle", "catalog"},
+	"kernel":  {"debian", "objects", "bundle", "catalog"},
 	"network": {"vmm", "agent"}, // vmm/process runs it; ports go through the agent
 	"store":   {"vmm"},          // a record has a handle
 	"vm":      {"vmm", "image", "kernel", "disk", "network", "agent", "store", "filesync", "hostenv"},

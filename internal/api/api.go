@@ -213,6 +213,8 @@ type Image struct {
 	Init string `json:"init,omitempty"`
 	// Container is set for what was made for containers.
 	Container *ContainerConfig `json:"container,omitempty"`
+	// Origin is the catalog that has it, for one that could be pulled.
+	Origin string `json:"origin,omitempty"`
 	// VMs that use it, by name.
 	UsedBy []string `json:"used_by,omitempty"`
 }
@@ -227,6 +229,7 @@ type Kernel struct {
 	Created     time.Time         `json:"created,omitzero"`
 	Description string            `json:"description,omitempty"`
 	Source      map[string]string `json:"source,omitempty"`
+	Origin      string            `json:"origin,omitempty"` // as in [Image]
 	UsedBy      []string          `json:"used_by,omitempty"`
 }
 

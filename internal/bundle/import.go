@@ -28,8 +28,7 @@ type Request struct {
 	Location string
 	// Name is what it is to be called, if not as the bundle says.
 	Name string
-	// Digest is what it must have, if that is known from a source that is
-	// trusted: then no signature is asked for.
+	// Digest is what it must have, if that is known.
 	Digest string
 	// Trusted are the keys whose signatures count. If there are any, a bundle
 	// needs one of them.
@@ -123,7 +122,7 @@ func (r *reader) verify(request Request, signature []byte) error {
 	if want != "" && r.header.Digest != want {
 		return &api.Error{Kind: api.KindState, Message: fmt.Sprintf("its digest is %s and should be %s", r.header.Digest, want)}
 	}
-	if request.Digest != "" || request.Untrusted {
+	if request.Untrusted {
 		return nil
 	}
 	return trust(r.signed, signature, request.Trusted)

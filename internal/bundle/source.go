@@ -47,7 +47,7 @@ func (r Request) open(ctx context.Context) (io.ReadCloser, int64, error) {
 
 // signature returns what [trust] is to look at, nil if there is none.
 func (r Request) signature(ctx context.Context) ([]byte, error) {
-	if r.Digest != "" || r.Untrusted {
+	if r.Untrusted {
 		return nil, nil
 	}
 	read := readSignature

@@ -213,6 +213,13 @@ func (d *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return kernels, nil
 	})
+	events("POST /v1/images/available", func(_ *http.Request, report progress.Func) (any, error) {
+		report.Warn("cannot use the catalog \"https://example.org/c.json\": it is gone")
+		return []api.Image{image, {Name: "team", Kernel: "debian-6.12", Origin: "https://example.org/d.json"}}, nil
+	})
+	events("POST /v1/kernels/available", func(*http.Request, progress.Func) (any, error) {
+		return []api.Kernel{kernel, {Name: "debian-7", Description: "not here", Origin: "built in"}}, nil
+	})
 	answer("GET /v1/kernels/{name}", func(*http.Request) (any, error) { return kernel, nil })
 	answer("DELETE /v1/kernels/{name}", func(*http.Request) (any, error) { return nil, nil })
 	events("POST /v1/kernels/pull", func(*http.Request, progress.Func) (any, error) { return kernel, nil })
@@ -365,7 +372,7 @@ func TestOutput(t *testing.T) {
 	t.Parallel()
 	for _, args := range []string{
 		"vm list --json", "ps --json", "vm list -q", "vm show sandbox --json", "vm ports sandbox --json", "vm ports sandbox", "vm stats --json", "vm stats sandbox",
-		"image list --json", "image show debian-bookworm --json", "image pull debian-bookworm", "image pull debian-bookworm --json",
+		"image list --json", "image list --available", "image show debian-bookworm --json", "image pull debian-bookworm", "image pull debian-bookworm --json",
 		"kernel list --json", "kernel list --available --json", "kernel show debian-6.12 --json", "kernel pull debian-6.12",
 		"vm logs sandbox", "vm logs --source vmm sandbox", "vm start old", "vm stop sandbox", "vm kill sandbox", "vm delete -f old", "vm set sandbox --vcpu 4", "vm set sandbox --vmm firecracker",
 		"vm prune --force", "vm prune --force --json",

@@ -25,41 +25,71 @@ own. The default image is pulled by itself when it is first needed.`, groupManag
 }
 
 func newImageList(a *app) *cobra.Command {
-	var asJSON bool
+	var o listOptions
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List images",
-		Long:    "List the images on this host, and those that could be pulled.",
-		Example: "  banger image list\n  banger image list --json",
+		Long: `List the images on this host and those that banger can make, and with --available
+also what the catalogs of the configuration (catalog_urls) have, with its origin.`,
+		Example: "  banger image list\n  banger image list --available\n  banger image list --json",
 		Args:    noArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return runImageList(cmd.Context(), a, asJSON) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runImageList(cmd.Context(), a, o) },
 	}
-	jsonFlag(cmd, &asJSON)
+	cmd.Flags().BoolVar(&o.available, "available", false, "also list what the catalogs of the configuration have")
+	jsonFlag(cmd, &o.json)
 	return cmd
 }
 
-func runImageList(ctx context.Context, a *app, asJSON bool) error {
+func runImageList(ctx context.Context, a *app, o listOptions) error {
 	c, err := a.client(ctx)
 	if err != nil {
 		return err
 	}
-	images, err := c.Images(ctx)
+	get := c.Images
+	if o.available {
+		get = func(ctx context.Context) ([]api.Image, error) {
+			report, end := a.progress()
+			defer end()
+			return c.AvailableImages(ctx, report)
+		}
+	}
+	images, err := get(ctx)
 	if err != nil {
 		return err
 	}
-	if asJSON {
+	if o.json {
 		return a.writeJSON(list(images))
 	}
 	now := time.Now()
 	rows := make([][]cell, 0, len(images))
 	for _, image := range images {
-		rows = append(rows, []cell{
+		rows = append(rows, o.row(image.Origin, []cell{
 			text(image.Name), presence(image.Present), text(sizeOrDash(image.Size)), text(since(image.Created, now)),
 			text(orDash(image.Kernel)), text(orDash(strings.Join(image.UsedBy, ","))),
-		})
+		}))
 	}
-	return a.writeTable([]string{"NAME", "STATE", "SIZE", "CREATED", "KERNEL", "USED BY"}, rows)
+	return a.writeTable(o.header("NAME", "STATE", "SIZE", "CREATED", "KERNEL", "USED BY"), rows)
+}
+
+// listOptions are those of `image list` and `kernel list`.
+type listOptions struct {
+	available, json bool
+}
+
+// header and row have a column for the origin where that may be told.
+func (o listOptions) header(columns ...string) []string {
+	if o.available {
+		return append(columns, "ORIGIN")
+	}
+	return columns
+}
+
+func (o listOptions) row(origin string, cells []cell) []cell {
+	if o.available {
+		return append(cells, text(orDash(origin)))
+	}
+	return cells
 }
 
 func presence(present bool) cell {

@@ -20,17 +20,15 @@ itself when it is first needed.`, groupManage,
 		newExport(a, "kernel", "debian-6.12", presentKernels, (*client.Client).ExportKernel), newKernelDelete(a))
 }
 
-type kernelListOptions struct {
-	available, json bool
-}
-
 func newKernelList(a *app) *cobra.Command {
-	var o kernelListOptions
+	var o listOptions
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List kernels",
-		Long:    "List the kernels on this host, and with --available also those that could be\npulled.",
+		Long: `List the kernels on this host, and with --available also those that banger can get
+from the distribution's archive and what the catalogs of the configuration
+(catalog_urls) have, with its origin.`,
 		Example: "  banger kernel list\n  banger kernel list --available --json",
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return runKernelList(cmd.Context(), a, o) },
@@ -40,12 +38,20 @@ func newKernelList(a *app) *cobra.Command {
 	return cmd
 }
 
-func runKernelList(ctx context.Context, a *app, o kernelListOptions) error {
+func runKernelList(ctx context.Context, a *app, o listOptions) error {
 	c, err := a.client(ctx)
 	if err != nil {
 		return err
 	}
-	kernels, err := c.Kernels(ctx, o.available)
+	get := func(ctx context.Context) ([]api.Kernel, error) { return c.Kernels(ctx, false) }
+	if o.available {
+		get = func(ctx context.Context) ([]api.Kernel, error) {
+			report, end := a.progress()
+			defer end()
+			return c.AvailableKernels(ctx, report)
+		}
+	}
+	kernels, err := get(ctx)
 	if err != nil {
 		return err
 	}
@@ -55,12 +61,12 @@ func runKernelList(ctx context.Context, a *app, o kernelListOptions) error {
 	now := time.Now()
 	rows := make([][]cell, 0, len(kernels))
 	for _, kernel := range kernels {
-		rows = append(rows, []cell{
+		rows = append(rows, o.row(kernel.Origin, []cell{
 			text(kernel.Name), presence(kernel.Present), text(orDash(kernel.Version)), text(sizeOrDash(kernel.Size)),
 			text(since(kernel.Created, now)), text(orDash(strings.Join(kernel.UsedBy, ","))),
-		})
+		}))
 	}
-	return a.writeTable([]string{"NAME", "STATE", "VERSION", "SIZE", "CREATED", "USED BY"}, rows)
+	return a.writeTable(o.header("NAME", "STATE", "VERSION", "SIZE", "CREATED", "USED BY"), rows)
 }
 
 func newKernelShow(a *app) *cobra.Command {

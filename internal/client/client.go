@@ -293,7 +293,7 @@ func (c *Client) Stats(ctx context.Context, ref string) (api.Stats, error) {
 	return stats, err
 }
 
-// Images in the store, and those that could be pulled.
+// Images in the store, and those that this bangerd can make.
 func (c *Client) Images(ctx context.Context) ([]api.Image, error) {
 	var images []api.Image
 	err := c.call(ctx, http.MethodGet, "/v1/images", nil, &images)
@@ -319,7 +319,7 @@ func (c *Client) DeleteImage(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodDelete, "/v1/images/"+url.PathEscape(name), nil, nil)
 }
 
-// Kernels in the store, or with available also those that could be pulled.
+// Kernels in the store, or with available also those that this bangerd can make.
 func (c *Client) Kernels(ctx context.Context, available bool) ([]api.Kernel, error) {
 	path := "/v1/kernels"
 	if available {

@@ -59,6 +59,20 @@ func (c *Client) PullImage(ctx context.Context, pull api.Pull, report progress.F
 	return image, err
 }
 
+// AvailableImages are those in the store and in all catalogs.
+func (c *Client) AvailableImages(ctx context.Context, report progress.Func) ([]api.Image, error) {
+	var images []api.Image
+	err := c.events(ctx, "/v1/images/available", struct{}{}, &images, report)
+	return images, err
+}
+
+// AvailableKernels are those in the store and in all catalogs.
+func (c *Client) AvailableKernels(ctx context.Context, report progress.Func) ([]api.Kernel, error) {
+	var kernels []api.Kernel
+	err := c.events(ctx, "/v1/kernels/available", struct{}{}, &kernels, report)
+	return kernels, err
+}
+
 // ExportImage packs an image into a file.
 func (c *Client) ExportImage(ctx context.Context, name string, request api.Export, report progress.Func) (api.Exported, error) {
 	var exported api.Exported

@@ -47,6 +47,9 @@ type Config struct {
 	TrustedKeys []ssh.PublicKey
 	// HostEnvironment is what guests get of this host's own.
 	HostEnvironment HostEnvironment
+	// CatalogURLs are where lists of images and kernels are, besides that of
+	// this binary; the first has precedence.
+	CatalogURLs []string
 }
 
 // file is config.toml as written. Pointers tell an absent key from a zero.
@@ -60,6 +63,7 @@ type file struct {
 	DNSPort        *int64   `toml:"dns_port"`
 	DebianMirror   *string  `toml:"debian_mirror"`
 	TrustedKeys    []string `toml:"trusted_keys"`
+	CatalogURLs    []string `toml:"catalog_urls"`
 	VMDefaults     struct {
 		VCPU      *int64 `toml:"vcpu"`
 		MemoryMiB *int64 `toml:"memory_mib"`
@@ -136,8 +140,9 @@ func parse(data []byte, path string, dirs paths.Dirs) (Config, error) {
 		{"qemu_bin", func() error { return setPath(&config.QEMUBin, f.QEMUBin, dirs.Home) }},
 		{"vmm", func() error { return setText(&config.VMM, f.VMM, CheckVMM) }},
 		{"log_level", func() error { return setLevel(&config.LogLevel, f.LogLevel) }},
-		{"debian_mirror", func() error { return setText(&config.DebianMirror, f.DebianMirror, mirror) }},
+		{"debian_mirror", func() error { return setText(&config.DebianMirror, f.DebianMirror, webAddress) }},
 		{"trusted_keys", func() error { return setKeys(&config.TrustedKeys, f.TrustedKeys) }},
+		{"catalog_urls", func() error { return setURLs(&config.CatalogURLs, f.CatalogURLs) }},
 		{"dns_port", func() error { return setInt(&config.DNSPort, f.DNSPort, checkPort) }},
 		{"vm_defaults.vcpu", func() error { return setInt(&config.VMDefaults.VCPU, f.VMDefaults.VCPU, CheckVCPU) }},
 		{"vm_defaults.memory_mib", func() error { return setInt(&config.VMDefaults.MemoryMiB, f.VMDefaults.MemoryMiB, CheckMemory) }},
@@ -217,6 +222,16 @@ func setDisk(to *int64, from any) error {
 		return errors.New(`it must be a size such as "8G", or a number of MiB`)
 	}
 	return CheckDisk(*to)
+}
+
+func setURLs(to *[]string, from []string) error {
+	for _, text := range from {
+		if err := webAddress(text); err != nil {
+			return err
+		}
+	}
+	*to = from
+	return nil
 }
 
 // setKeys takes ed25519 keys as they are in the files of ssh.

@@ -111,7 +111,7 @@ func dotted(parser *unstable.Parser, prefix []string, node *unstable.Node) ([]st
 	return key, line
 }
 
-func mirror(text string) error {
+func webAddress(text string) error {
 	address, err := url.Parse(text)
 	if err != nil || address.Host == "" || (address.Scheme != "http" && address.Scheme != "https") || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
 		return fmt.Errorf("%q is not an http or https URL", text)

@@ -44,6 +44,24 @@ func (c imageCatalog) List(available bool) ([]api.Image, error) {
 	return list, nil
 }
 
+func (c imageCatalog) Available(ctx context.Context, report progress.Func) ([]api.Image, error) {
+	list, err := c.List(true)
+	if err != nil {
+		return nil, err
+	}
+	have := make(map[string]bool)
+	for _, one := range list {
+		have[one.Name] = true
+	}
+	for _, offer := range c.store.Offers(ctx, report) {
+		if !have[offer.Name] {
+			have[offer.Name] = true
+			list = append(list, offer)
+		}
+	}
+	return list, nil
+}
+
 func (c imageCatalog) Get(name string) (api.Image, error) {
 	i, err := c.store.Get(name)
 	if err != nil {
@@ -119,6 +137,24 @@ func (c kernelCatalog) List(available bool) ([]api.Kernel, error) {
 			if !have[k.Name] {
 				list = append(list, k)
 			}
+		}
+	}
+	return list, nil
+}
+
+func (c kernelCatalog) Available(ctx context.Context, report progress.Func) ([]api.Kernel, error) {
+	list, err := c.List(true)
+	if err != nil {
+		return nil, err
+	}
+	have := make(map[string]bool)
+	for _, one := range list {
+		have[one.Name] = true
+	}
+	for _, offer := range c.store.Offers(ctx, report) {
+		if !have[offer.Name] {
+			have[offer.Name] = true
+			list = append(list, offer)
 		}
 	}
 	return list, nil

@@ -73,6 +73,9 @@ func catalogRoutes[T any](s *Server, mux *http.ServeMux, noun string, catalog Ca
 		}
 		return catalog.Pull(ctx, request, report)
 	}))
+	mux.Handle("POST /v1/"+noun+"/available", s.events(func(ctx context.Context, _ *http.Request, _ []byte, report progress.Func) (any, error) {
+		return catalog.Available(ctx, report)
+	}))
 	mux.Handle("POST /v1/"+noun+"/import", s.events(func(ctx context.Context, _ *http.Request, body []byte, report progress.Func) (any, error) {
 		var request api.Import
 		if err := decode(body, &request); err != nil {

@@ -15,8 +15,6 @@ import (
 	"strings"
 	"time"
 
-	cryptossh "golang.org/x/crypto/ssh"
-
 	"banger/internal/api"
 	"banger/internal/config"
 	"banger/internal/hostenv"
@@ -126,15 +124,11 @@ type daemon struct {
 
 func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options Options, log *slog.Logger) (*daemon, error) {
 	load := func() (config.Config, error) { return config.Load(dirs) }
-	trusted := func() ([]cryptossh.PublicKey, error) {
-		now, err := load()
-		return now.TrustedKeys, err
-	}
-	images, err := image.Open(dirs.Images(), image.Options{Mirror: settings.DebianMirror, CacheDir: filepath.Join(dirs.Cache, "blobs"), Trusted: trusted})
+	images, err := image.Open(dirs.Images(), image.Options{Mirror: settings.DebianMirror, CacheDir: filepath.Join(dirs.Cache, "blobs"), Load: load})
 	if err != nil {
 		return nil, err
 	}
-	kernels := kernel.New(kernel.Options{Dir: dirs.Kernels(), CacheDir: dirs.Cache, Mirror: settings.DebianMirror, Trusted: trusted, Log: log})
+	kernels := kernel.New(kernel.Options{Dir: dirs.Kernels(), CacheDir: dirs.Cache, Mirror: settings.DebianMirror, Load: load, Log: log})
 	drivers := allDrivers(dirs, settings, options.Executable, log)
 	agent := agentBinary(options)
 	manager := vm.New(vm.Config{

@@ -25,8 +25,10 @@ import (
 // [api.Kernel].
 type Catalog[T any] interface {
 	// List returns what is in the store and, if available is set, also what
-	// could be.
+	// this binary can make.
 	List(available bool) ([]T, error)
+	// Available is List with what the catalogs of the configuration have.
+	Available(ctx context.Context, report progress.Func) ([]T, error)
 	Get(name string) (T, error)
 	Pull(ctx context.Context, request api.Pull, report progress.Func) (T, error)
 	Import(ctx context.Context, request api.Import, report progress.Func) (T, error)

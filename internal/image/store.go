@@ -14,10 +14,10 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"banger/images"
 	"banger/internal/api"
+	"banger/internal/catalog"
+	"banger/internal/config"
 	"banger/internal/image/oci"
 	"banger/internal/objects"
 	"banger/internal/progress"
@@ -76,8 +76,9 @@ type Options struct {
 	TempDir string
 	// CacheDir is where layers of container images are kept.
 	CacheDir string
-	// Trusted returns the keys whose signatures of bundles count; nil is none.
-	Trusted func() ([]ssh.PublicKey, error)
+	// Load reads the configuration anew, which has whom bundles are taken from
+	// and where catalogs are; nil is one that says nothing.
+	Load func() (config.Config, error)
 }
 
 // Store keeps images in a directory. It may be used from any goroutine, and by
@@ -92,11 +93,24 @@ type Store struct {
 
 // Open returns the store in dir, with the catalog of this binary.
 func Open(dir string, options Options) (*Store, error) {
-	catalog, err := readCatalog(images.FS)
+	recipes, err := readCatalog(images.FS)
 	if err != nil {
 		return nil, err
 	}
-	return &Store{dir: dir, objects: objects.Open[Manifest](dir), catalog: catalog, options: options, blobs: oci.OpenBlobs(options.CacheDir)}, nil
+	builtIn, err := catalog.Embedded()
+	if err != nil {
+		return nil, err
+	}
+	if options.Load == nil {
+		options.Load = func() (config.Config, error) { return config.Config{}, nil }
+	}
+	offered := make(map[string]*Recipe)
+	for _, entry := range builtIn.Images {
+		if offered[entry.Name] = recipes[entry.Recipe]; offered[entry.Name] == nil {
+			return nil, fmt.Errorf("the image catalog has no recipe %q", entry.Recipe)
+		}
+	}
+	return &Store{dir: dir, objects: objects.Open[Manifest](dir), catalog: offered, options: options, blobs: oci.OpenBlobs(options.CacheDir)}, nil
 }
 
 // Pull returns the image of that name, after building it if it is not in the
@@ -119,7 +133,7 @@ func (s *Store) Pull(ctx context.Context, name string, report progress.Func) (Im
 		return s.PullReference(ctx, api.Pull{Name: name}, func(_ string, publish func() error) error { return publish() }, report)
 	}
 	if recipe == nil {
-		return Image{}, s.unknown(name, "the catalog has: "+strings.Join(s.names(), ", "))
+		return s.pullOffer(ctx, name, report)
 	}
 	object, err := s.objects.Fill(ctx, name, func(ctx context.Context, dir string) (Manifest, error) {
 		return s.build(ctx, recipe, dir, report)
@@ -189,7 +203,7 @@ func (s *Store) Available() []api.Image {
 		recipe := s.catalog[name]
 		_, err := s.objects.Get(name)
 		list = append(list, api.Image{
-			Name: name, Present: err == nil, Kernel: recipe.Kernel, Description: recipe.Description,
+			Name: name, Present: err == nil, Kernel: recipe.Kernel, Description: recipe.Description, Origin: catalog.BuiltIn,
 			Source: map[string]string{"suite": recipe.Suite, "recipe": recipe.digest},
 		})
 	}

@@ -9,6 +9,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/bundle"
+	"banger/internal/catalog"
 	"banger/internal/objects"
 	"banger/internal/progress"
 )
@@ -38,12 +39,11 @@ func (s *Store) Import(ctx context.Context, request api.Import, report progress.
 
 func (s *Store) importBundle(ctx context.Context, request bundle.Request, report progress.Func) (Kernel, error) {
 	request.Kind = bundle.KindKernel
-	if s.opts.Trusted != nil {
-		var err error
-		if request.Trusted, err = s.opts.Trusted(); err != nil {
-			return Kernel{}, err
-		}
+	settings, err := s.opts.Load()
+	if err != nil {
+		return Kernel{}, err
 	}
+	request.Trusted = settings.TrustedKeys
 	object, err := bundle.Import(ctx, s.objects, request, checkParts, report)
 	if err != nil {
 		return Kernel{}, err
@@ -73,4 +73,54 @@ func checkParts(c objects.Contents[Manifest]) error {
 		return fmt.Errorf("%q is no version of a kernel", v)
 	}
 	return nil
+}
+
+// offers are what the catalogs of the configuration have; the error tells about
+// those that could not be had.
+func (s *Store) offers(ctx context.Context) ([]catalog.Entry, error) {
+	settings, err := s.opts.Load()
+	if err != nil {
+		return nil, err
+	}
+	return catalog.Offers(ctx, settings.CatalogURLs, func(c catalog.Catalog) []catalog.Entry { return c.Kernels })
+}
+
+// Offers returns what the catalogs of the configuration have. Those that cannot
+// be had are warnings.
+func (s *Store) Offers(ctx context.Context, report progress.Func) []api.Kernel {
+	offers, err := s.offers(ctx)
+	if err != nil {
+		report.Warn(err.Error())
+	}
+	list := make([]api.Kernel, 0, len(offers))
+	for _, entry := range offers {
+		list = append(list, api.Kernel{
+			Name: entry.Name, Description: entry.Description, Origin: entry.Origin,
+			Digest: entry.Bundle.Digest, Source: map[string]string{"bundle": entry.Bundle.URL},
+		})
+	}
+	return list
+}
+
+// pullOffer gets a kernel that is not in the catalog of this binary.
+func (s *Store) pullOffer(ctx context.Context, name string, report progress.Func) (Kernel, error) {
+	offers, err := s.offers(ctx)
+	for _, entry := range offers {
+		if entry.Name == name {
+			return s.importBundle(ctx, bundle.Request{Location: entry.Bundle.URL, Name: name, Digest: entry.Bundle.Digest}, report)
+		}
+	}
+	message := fmt.Sprintf("no kernel %q, neither in the store nor in a catalog", name)
+	if err != nil { // it may have had it
+		message += ": " + err.Error()
+	}
+	builtIn, err := recipes()
+	if err != nil {
+		return Kernel{}, err
+	}
+	var names []string
+	for _, r := range builtIn {
+		names = append(names, r.name)
+	}
+	return Kernel{}, &api.Error{Kind: api.KindNotFound, Message: message, Hint: "banger has: " + strings.Join(names, ", ") + "; 'banger kernel list --available' also asks other catalogs"}
 }

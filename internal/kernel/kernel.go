@@ -14,9 +14,9 @@ import (
 	"sync"
 	"syscall"
 
-	"golang.org/x/crypto/ssh"
-
 	"banger/internal/api"
+	"banger/internal/catalog"
+	"banger/internal/config"
 	"banger/internal/debian"
 	"banger/internal/objects"
 	"banger/internal/progress"
@@ -89,8 +89,9 @@ type Options struct {
 	Dir, CacheDir string
 	// Mirror is the archive to fetch from; empty is the distribution's default.
 	Mirror string
-	// Trusted returns the keys whose signatures of bundles count; nil is none.
-	Trusted func() ([]ssh.PublicKey, error)
+	// Load reads the configuration anew, which has whom bundles are taken from
+	// and where catalogs are; nil is one that says nothing.
+	Load func() (config.Config, error)
 	// Log is optional.
 	Log *slog.Logger
 }
@@ -114,6 +115,9 @@ type Store struct {
 func New(opts Options) *Store {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Load == nil {
+		opts.Load = func() (config.Config, error) { return config.Config{}, nil }
 	}
 	return &Store{
 		opts: opts, objects: objects.Open[Manifest](opts.Dir),
@@ -148,14 +152,14 @@ func (s *Store) List() ([]Kernel, error) {
 // Available returns the kernels of the catalog, which [Store.Pull] can fetch,
 // whether they are in the store or not.
 func (s *Store) Available() ([]api.Kernel, error) {
-	recipes, err := catalog()
+	recipes, err := recipes()
 	if err != nil {
 		return nil, err
 	}
 	var list []api.Kernel
 	for _, recipe := range recipes {
 		entry := api.Kernel{
-			Name: recipe.name, Description: recipe.Description,
+			Name: recipe.name, Description: recipe.Description, Origin: catalog.BuiltIn,
 			Source: map[string]string{"suite": recipe.Suite, "package": recipe.Package},
 		}
 		if kernel, err := s.Get(recipe.name); err == nil {
@@ -172,9 +176,12 @@ func (s *Store) Pull(ctx context.Context, name string, report progress.Func) (Ke
 	if kernel, err := s.Get(name); err == nil {
 		return kernel, nil
 	}
-	recipe, err := find(name)
+	recipe, ok, err := find(name)
 	if err != nil {
 		return Kernel{}, err
+	}
+	if !ok {
+		return s.pullOffer(ctx, name, report)
 	}
 	object, err := s.objects.Fill(ctx, name, func(ctx context.Context, tmp string) (Manifest, error) {
 		manifest, err := s.fetch(ctx, recipe, tmp, report)

@@ -329,8 +329,8 @@ func newStore(t *testing.T, bootstrap func(w io.Writer) error) *Store {
 // fullPackage has all that the recipe in the catalog asks for.
 func fullPackage(t *testing.T) []file {
 	t.Helper()
-	r, err := find(testName)
-	if err != nil {
+	r, ok, err := find(testName)
+	if err != nil || !ok {
 		t.Fatal(err)
 	}
 	files := testPackage(t)

@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 
 	"banger/images/kernels"
-	"banger/internal/api"
+	"banger/internal/catalog"
 )
 
 // recipe says how a kernel is got.
@@ -28,8 +29,28 @@ type recipe struct {
 	BootModules []string `toml:"boot_modules"`
 }
 
-// catalog returns the embedded recipes in the order of their names.
-func catalog() ([]recipe, error) { return readCatalog(kernels.Recipes) }
+// recipes returns those that the catalog of this binary names, as it does.
+func recipes() ([]recipe, error) {
+	builtIn, err := catalog.Embedded()
+	if err != nil {
+		return nil, err
+	}
+	all, err := readCatalog(kernels.Recipes)
+	if err != nil {
+		return nil, err
+	}
+	var offered []recipe
+	for _, entry := range builtIn.Kernels {
+		i := slices.IndexFunc(all, func(r recipe) bool { return r.name == entry.Recipe })
+		if i < 0 {
+			return nil, fmt.Errorf("the kernel catalog has no recipe %q", entry.Recipe)
+		}
+		r := all[i]
+		r.name = entry.Name
+		offered = append(offered, r)
+	}
+	return offered, nil
+}
 
 func readCatalog(files fs.FS) ([]recipe, error) {
 	paths, err := fs.Glob(files, "*.toml")
@@ -68,22 +89,16 @@ func (r recipe) check() error {
 	return nil
 }
 
-// find returns the recipe of a kernel.
-func find(name string) (recipe, error) {
-	recipes, err := catalog()
+// find returns the recipe of a kernel, if there is one.
+func find(name string) (recipe, bool, error) {
+	offered, err := recipes()
 	if err != nil {
-		return recipe{}, err
+		return recipe{}, false, err
 	}
-	var names []string
-	for _, r := range recipes {
+	for _, r := range offered {
 		if r.name == name {
-			return r, nil
+			return r, true, nil
 		}
-		names = append(names, r.name)
 	}
-	return recipe{}, &api.Error{
-		Kind:    api.KindNotFound,
-		Message: fmt.Sprintf("no kernel %q, neither in the store nor in the catalog", name),
-		Hint:    "the catalog has: " + strings.Join(names, ", "),
-	}
+	return recipe{}, false, nil
 }
