@@ -172,9 +172,10 @@ func dialNetwork(ctx context.Context, nic *vmm.NIC) (*os.File, error) {
 	return file, nil
 }
 
-// callTimeout bounds one call of the API, which answers in milliseconds; much
-// of it is for hosts that are themselves emulated.
-const callTimeout = 30 * time.Second
+// callTimeout bounds one call of the API, which answers in milliseconds, and
+// starts a guest in some 10; the rest is for busy hosts that are themselves
+// emulated.
+const callTimeout = 2 * time.Minute
 
 // instruct waits for the API and makes the calls of a plan.
 func (d *Driver) instruct(ctx context.Context, child *process.Process, socket string, p plan) (version string, err error) {
