@@ -232,8 +232,8 @@ func ten(s *scene) {
 // hostNetwork prints all that a network of VMs could leave behind.
 const hostNetwork = `ip -j link; ip -j addr; ip -j route show table all; ip -j rule; nft list ruleset
 sysctl -a 2>/dev/null | grep -E '^net\.ipv[46]\.(ip_forward|conf)|^net\.bridge'
-find /etc /usr/local /opt -type f -exec sha256sum {} + | sort -k 2
-find /var/lib /run/systemd/system | sort`
+find /etc /usr/local -type f -exec sha256sum {} + | sort -k 2
+find /etc /run /usr /var -name '*banger*' | sort`
 
 // bridge has VMs on a bridge of the host, which only root sets up and removes.
 func bridge(s *scene) {
@@ -262,6 +262,7 @@ func bridge(s *scene) {
 		s.contains("the host", s.status(1, fetch+"172.16.0.1:8099/hostname").stderr, "efused")
 		s.root("pkill -x busybox")
 	}
+	s.root("! banger network teardown") // VMs use it
 	s.must("banger vm delete -f bridge0 bridge1 bridge2")
 	s.root("banger network teardown")
 	if after := s.quiet(hostNetwork); after != before {
