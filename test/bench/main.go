@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -134,7 +135,28 @@ func bench(ctx context.Context, runs int, path string) (err error) {
 	}
 	report := found.markdown()
 	fmt.Print(report)
-	return os.WriteFile(path, []byte(report), 0o644)
+	rest, err := elsewhere(path)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(report+rest), 0o644)
+}
+
+// elsewhere returns the sections of the last report that are not measured here.
+func elsewhere(path string) (string, error) {
+	const heading = "\n## Firecracker in the lab\n"
+	last, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	_, section, found := strings.Cut(string(last), heading)
+	if !found {
+		return "", nil
+	}
+	return heading + section, nil
 }
 
 func measureCLI(ctx context.Context, in *instance, r *report) error {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +36,25 @@ func TestReport(t *testing.T) {
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not in:\n%s", want, text)
+		}
+	}
+}
+
+// What the report does not measure stays in its file.
+func TestElsewhere(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "performance.md")
+	if rest, err := elsewhere(path); err != nil || rest != "" {
+		t.Errorf("no report: %q, %v", rest, err)
+	}
+	const section = "\n## Firecracker in the lab\n\nfast\n"
+	for _, text := range []string{"# Performance\n\nfigures\n", "# Performance\n\nfigures\n" + section} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		rest, err := elsewhere(path)
+		if err != nil || !strings.HasSuffix(text, rest) || strings.Contains(rest, "figures") || strings.Contains(text, section) != (rest == section) {
+			t.Errorf("of %q: %q, %v", text, rest, err)
 		}
 	}
 }
