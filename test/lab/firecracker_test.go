@@ -21,7 +21,7 @@ func ends(s *scene) {
 // speed measures, which takes long and is no test: see docs/performance.md.
 func speed(s *scene) {
 	if os.Getenv("BANGER_LAB_SPEED") == "" {
-		s.t.Skip("NOT MEASURED: set BANGER_LAB_SPEED=1")
+		s.t.Skip("NOT MEASURED: set BANGER_LAB_SPEED to the number of rounds, such as 5")
 	}
 	s.tiny()
 	s.must("banger vm create --no-start --name speed --image tiny-1 --vcpu 1 --memory 512M")
@@ -29,15 +29,15 @@ func speed(s *scene) {
 		{"tiny-1", "banger vm run --rm --image tiny-1 --vcpu 1 --memory 512M -- true"},
 		{"debian-bookworm", "banger vm create --vcpu 1 --memory 512M"},
 	} {
-		s.t.Log(s.must(strings.NewReplacer("IMAGE", run.image, "COMMAND", run.command).Replace(`cd ~/.local/state/banger
-			export BANGER_TEST_FIRECRACKER=$(command -v firecracker) BANGER_TEST_ROUNDS=5 BANGER_TEST_COMMAND='COMMAND'
+		s.contains("the measurement", s.must(strings.NewReplacer("@image@", run.image, "@command@", run.command, "@rounds@", os.Getenv("BANGER_LAB_SPEED")).Replace(`cd ~/.local/state/banger
+			export BANGER_TEST_FIRECRACKER=$(command -v firecracker) BANGER_TEST_ROUNDS=@rounds@ BANGER_TEST_COMMAND='@command@'
 			object() { echo $PWD/$1/objects/$(jq -r .digest $1/names/$2.json | tr : -); }
-			export BANGER_TEST_IMAGE=$(object images IMAGE)/root.ext4
+			export BANGER_TEST_IMAGE=$(object images @image@)/root.ext4
 			kernel=$(object kernels debian-6.12)
 			export BANGER_TEST_KERNEL=$kernel/vmlinux BANGER_TEST_MODULES=$kernel/modules.ext4 BANGER_TEST_INITRAMFS=/opt/lab/initramfs
 			dir=$(banger vm show speed --json | jq -r .dir)
 			export BANGER_TEST_OVERLAY=$dir/overlay.ext4 BANGER_TEST_WORK=$dir/work.ext4
-			/opt/lab/firecracker.test -test.v -test.run '^TestRealSpeed$'`)))
+			/opt/lab/firecracker.test -test.v -test.run '^TestRealSpeed$'`)), "| that divided by")
 		s.must("banger vm list -q | grep -vx speed | xargs -r banger vm delete -f")
 	}
 	s.must("banger vm delete speed")
