@@ -107,10 +107,13 @@ type VM struct {
 	DiskBytes int64  `json:"disk_bytes"` // size of the work disk
 	Address   string `json:"address"`
 	// Loopback is the address of this host that leads to the guest while it
-	// runs, and what NAME.vm means here.
-	Loopback string    `json:"loopback,omitempty"`
-	MAC      string    `json:"mac"`
-	Created  time.Time `json:"created"`
+	// runs.
+	Loopback string `json:"loopback,omitempty"`
+	// OnHost is what NAME.vm means on this host, while the VM runs: Address
+	// if it is on the bridge, else Loopback.
+	OnHost  string    `json:"on_host,omitempty"`
+	MAC     string    `json:"mac"`
+	Created time.Time `json:"created"`
 	// Ephemeral VMs (--rm) are deleted when nobody holds them any more. One
 	// whose start fails is kept, and is not ephemeral from then on: its logs
 	// say why.

@@ -16,6 +16,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/network/bridge"
 	"banger/internal/network/policy"
+	"banger/internal/network/resolved"
 	"banger/internal/paths"
 )
 
@@ -24,7 +25,7 @@ func newNetwork(a *app) *cobra.Command {
 without, and lets this host reach them by their own addresses. It is set up once, by
 root; nothing of banger runs as root after that. VMs use it from their next start on.
 What guests reach is the same: [network_access] in the user's config.toml.`, groupManage,
-		newNetworkSetup(a), newNetworkStatus(a), newNetworkTeardown(a))
+		newNetworkSetup(a), newNetworkStatus(a), newNetworkTeardown(a), newNetworkResolved(a))
 }
 
 type networkSetupOptions struct {
@@ -147,6 +148,69 @@ func (a *app) configOf(owner *user.User) (config.Config, error) {
 		return config.Config{}, err
 	}
 	return config.Load(dirs)
+}
+
+func newNetworkResolved(a *app) *cobra.Command {
+	var install, uninstall bool
+	var name string
+	cmd := &cobra.Command{
+		Use:   "resolved",
+		Short: "Have systemd-resolved know NAME.vm; needs root",
+		Long: `Have systemd-resolved ask bangerd about NAME.vm, for VMs that are not on the bridge:
+--install writes /etc/systemd/resolved.conf.d/banger.conf and restarts it, --uninstall
+takes that back. Without a flag the file is only written out, for those who keep it by
+hand. The bridge needs none of this.`,
+		Example: "  sudo banger network resolved --install\n  sudo banger network resolved --uninstall",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runNetworkResolved(cmd.Context(), a, name, install, uninstall)
+		},
+	}
+	cmd.Flags().BoolVar(&install, "install", false, "write the file and restart systemd-resolved")
+	cmd.Flags().BoolVar(&uninstall, "uninstall", false, "take it back")
+	cmd.Flags().StringVar(&name, "user", "", "the `USER` whose VMs have names (default: who called sudo)")
+	completeFlag(cmd, "user", cobra.NoFileCompletions)
+	return cmd
+}
+
+func runNetworkResolved(ctx context.Context, a *app, name string, install, uninstall bool) error {
+	if install && uninstall {
+		return usagef("--install and --uninstall exclude each other")
+	}
+	if install || uninstall {
+		if _, err := needRoot("network resolved"); err != nil {
+			return err
+		}
+	}
+	if uninstall {
+		changed, err := resolved.Uninstall(ctx)
+		if err == nil && !changed {
+			a.note("there is no %s", resolved.DropIn)
+		}
+		return err
+	}
+	owner, err := a.networkUser(name)
+	if err != nil {
+		return err
+	}
+	settings, err := a.configOf(owner)
+	if err != nil {
+		return err
+	}
+	if settings.DNSPort == 0 {
+		return &api.Error{Kind: api.KindState, Message: "cannot have NAME.vm known: bangerd does not answer for it", Hint: "remove dns_port from the configuration"}
+	}
+	if !install {
+		if _, err := fmt.Fprint(a.env.Out, resolved.Text(settings.DNSPort)); err != nil {
+			return fmt.Errorf("cannot write: %w", err)
+		}
+		return nil
+	}
+	changed, err := resolved.Install(ctx, settings.DNSPort)
+	if err == nil && !changed {
+		a.note("%s is as it should be already", resolved.DropIn)
+	}
+	return err
 }
 
 func newNetworkStatus(a *app) *cobra.Command {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -51,7 +52,7 @@ func runVMShow(ctx context.Context, a *app, ref string, asJSON bool) error {
 		{text("memory"), text(memory(vm.MemoryMiB))},
 		{text("disk"), text(fmt.Sprintf("%s (all files take %s on this host)", size.Format(vm.DiskBytes), size.Human(vm.DiskUsed)))},
 		{text("address"), text(orDash(vm.Address))},
-		{text("on this host"), text(orDash(vm.Loopback) + ", " + vm.Name + ".vm")},
+		{text("on this host"), text(orDash(cmp.Or(vm.OnHost, vm.Loopback)) + ", " + vm.Name + ".vm")},
 		{text("mac"), text(orDash(vm.MAC))},
 		{text("created"), text(fmt.Sprintf("%s (%s)", vm.Created.Local().Format(time.DateTime), since(vm.Created, now)))},
 	}

@@ -41,6 +41,8 @@ type Config struct {
 	FileSync []FileSync
 	// DNSPort is the port on 127.0.0.1 where NAME.vm is answered, 0 for none.
 	DNSPort int
+	// NetworkMode is how guests are connected: "auto", "user" or "bridge".
+	NetworkMode string
 	// Network is what guests may reach.
 	Network NetworkAccess
 	// TrustedKeys are whose signatures of bundles count.
@@ -61,6 +63,7 @@ type file struct {
 	VMM            *string  `toml:"vmm"`
 	LogLevel       *string  `toml:"log_level"`
 	DNSPort        *int64   `toml:"dns_port"`
+	NetworkMode    *string  `toml:"network"`
 	DebianMirror   *string  `toml:"debian_mirror"`
 	TrustedKeys    []string `toml:"trusted_keys"`
 	CatalogURLs    []string `toml:"catalog_urls"`
@@ -96,7 +99,7 @@ func VMMs() []string { return []string{"auto", "firecracker", "qemu"} }
 // Defaults is the configuration of a user who has no file.
 func Defaults(dirs paths.Dirs) Config {
 	return Config{
-		DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto", LogLevel: slog.LevelInfo, DNSPort: defaultDNSPort,
+		DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto", NetworkMode: "auto", LogLevel: slog.LevelInfo, DNSPort: defaultDNSPort,
 		HostEnvironment: HostEnvironment{Proxy: true, Certificates: true},
 	}
 }
@@ -147,6 +150,7 @@ func parse(data []byte, path string, dirs paths.Dirs) (Config, error) {
 		{"vm_defaults.vcpu", func() error { return setInt(&config.VMDefaults.VCPU, f.VMDefaults.VCPU, CheckVCPU) }},
 		{"vm_defaults.memory_mib", func() error { return setInt(&config.VMDefaults.MemoryMiB, f.VMDefaults.MemoryMiB, CheckMemory) }},
 		{"vm_defaults.disk_size", func() error { return setDisk(&config.VMDefaults.DiskBytes, f.VMDefaults.DiskSize) }},
+		{"network", func() error { return setText(&config.NetworkMode, f.NetworkMode, oneOf("auto", "user", "bridge")) }},
 		{"network_access.host", func() error { return setBool(&config.Network.Host, f.Network.Host) }},
 		{"network_access.lan", func() error { return setBool(&config.Network.LAN, f.Network.LAN) }},
 		{"network_access.guests", func() error { return setBool(&config.Network.Guests, f.Network.Guests) }},

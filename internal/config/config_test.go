@@ -33,7 +33,7 @@ func write(t *testing.T, dirs paths.Dirs, text string) {
 func TestLoad(t *testing.T) {
 	t.Parallel()
 	dirs := testDirs(t)
-	defaults := Config{DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto", DNSPort: 42069, HostEnvironment: HostEnvironment{Proxy: true, Certificates: true}}
+	defaults := Config{DefaultImage: "debian-bookworm", SSHKeyPath: dirs.SSHKey(), VMM: "auto", NetworkMode: "auto", DNSPort: 42069, HostEnvironment: HostEnvironment{Proxy: true, Certificates: true}}
 	got, err := Load(dirs)
 	if err != nil {
 		t.Fatal(err)
@@ -58,6 +58,7 @@ qemu_bin = "~/qemu"
 vmm = "qemu"
 log_level = "debug"
 dns_port = 0
+network = "bridge"
 debian_mirror = "http://mirror.example/debian"
 vm_defaults = {vcpu = 3, memory_mib = 2048, disk_size = "16G"}
 host_environment = {proxy = "none", certificates = ["/ca.pem"]}
@@ -68,7 +69,7 @@ host_environment = {proxy = "none", certificates = ["/ca.pem"]}
 	}
 	want := Config{
 		DefaultImage: "alpine", SSHKeyPath: filepath.Join(dirs.Home, "keys/mine"), FirecrackerBin: "/opt/fc",
-		QEMUBin: filepath.Join(dirs.Home, "qemu"), VMM: "qemu", LogLevel: slog.LevelDebug,
+		QEMUBin: filepath.Join(dirs.Home, "qemu"), VMM: "qemu", NetworkMode: "bridge", LogLevel: slog.LevelDebug,
 		DebianMirror:    "http://mirror.example/debian",
 		VMDefaults:      Request{VCPU: 3, MemoryMiB: 2048, DiskBytes: 16 * size.GiB},
 		HostEnvironment: HostEnvironment{CertificateFiles: []string{"/ca.pem"}},

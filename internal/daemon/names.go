@@ -91,7 +91,8 @@ func (s *Server) ports(ctx context.Context, ref string) ([]api.Port, error) {
 		if err != nil { // not served
 			continue
 		}
-		ports[i].URL = portURL(port.Port.Port, at, about.Name, named)
+		// The name is one address; what has another is found by number.
+		ports[i].URL = portURL(port.Port.Port, at, about.Name, named && at.Addr().String() == about.OnHost)
 	}
 	return ports, nil
 }

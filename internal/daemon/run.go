@@ -20,6 +20,7 @@ import (
 	"banger/internal/hostenv"
 	"banger/internal/image"
 	"banger/internal/kernel"
+	"banger/internal/network/bridge"
 	"banger/internal/network/plan"
 	"banger/internal/network/policy"
 	"banger/internal/network/usernet"
@@ -95,7 +96,7 @@ func Run(ctx context.Context, options Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	d, err := assemble(dirs, settings, db, options, log)
+	d, err := assemble(dirs, settings, db, options, log) //nolint:contextcheck // guests are answered until the end
 	if err != nil {
 		return err
 	}
@@ -108,6 +109,7 @@ func Run(ctx context.Context, options Options) (err error) {
 	}
 	d.background(ctx, dirs, settings)
 	defer d.serveNames(ctx, settings.DNSPort)()
+	defer d.guests.stop()
 	return d.serve(ctx, listener, api.Daemon{
 		Version: version.Version, Build: version.Build(), PID: os.Getpid(), Started: began.UTC().Truncate(time.Millisecond), Socket: dirs.Socket(),
 	})
@@ -116,6 +118,7 @@ func Run(ctx context.Context, options Options) (err error) {
 // daemon is bangerd with all its parts.
 type daemon struct {
 	vms     *vm.Manager
+	guests  *guestNames
 	images  *image.Store
 	kernels *kernel.Store
 	drivers []vmm.Driver
@@ -131,6 +134,8 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 	kernels := kernel.New(kernel.Options{Dir: dirs.Kernels(), CacheDir: dirs.Cache, Mirror: settings.DebianMirror, Load: load, Log: log})
 	drivers := allDrivers(dirs, settings, options.Executable, log)
 	agent := agentBinary(options)
+	guests := &guestNames{log: log}
+	onBridge := bridgeNetwork(load, guests)
 	manager := vm.New(vm.Config{
 		Dirs: dirs, Store: db, Drivers: drivers, Load: load, Log: log,
 		Image: func(ctx context.Context, name string, report progress.Func) (vm.Image, error) {
@@ -167,11 +172,19 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 			}
 			return hostenv.Collect(ctx, hostenv.OnThisHost(now.HostEnvironment, plan.Gateway), environment), nil
 		},
-		Network: userNetwork(options.Executable, load),
-		Forward: forwarder(log),
-		Publish: publisher(dirs, load, options.Executable),
+		Networks: []vm.Network{onBridge, userNetwork(options.Executable, load)},
+		Forward:  forwarder(log),
+		Publish:  publisher(dirs, load, options.Executable),
 	})
-	return &daemon{vms: manager, images: images, kernels: kernels, drivers: drivers, log: log}, nil
+	guests.lookup = manager.LookupGuest
+	if err := onBridge.Ready(netip.Addr{}); err != nil && !errors.Is(err, bridge.ErrNotSetUp) {
+		log.Warn("new VMs will not be on the bridge", "error", err)
+		// Those that are there ask all the same.
+		if err := guests.listen(); err != nil {
+			log.Warn("guests on the bridge have no DNS", "error", err)
+		}
+	}
+	return &daemon{vms: manager, guests: guests, images: images, kernels: kernels, drivers: drivers, log: log}, nil
 }
 
 // allDrivers are the VMM drivers there are, best first. One that the

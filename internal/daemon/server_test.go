@@ -116,9 +116,9 @@ func newServer(t *testing.T) *running {
 		AuthorizedKeys: func() ([]string, error) { return nil, nil },
 		NewHostKey:     func() (wire.HostKey, error) { return wire.HostKey{}, nil },
 		Publish:        func([]store.VM) error { return nil },
-		Network: vm.Network{Mode: vmm.NetworkUser, Connect: func(context.Context, vm.Link) (vmm.NIC, func() error, error) {
+		Networks: []vm.Network{{Mode: vmm.NetworkUser, Connect: func(context.Context, vm.Link) (vmm.NIC, func() error, error) {
 			return vmm.NIC{}, func() error { return nil }, nil
-		}},
+		}}},
 		BootTimeout: func(string) time.Duration { return patience },
 		StopTimeout: patience, HoldGrace: patience,
 	})

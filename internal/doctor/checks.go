@@ -15,6 +15,8 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/config"
+	"banger/internal/network/bridge"
+	"banger/internal/network/plan"
 	"banger/internal/size"
 	"banger/internal/ssh"
 	"banger/internal/sshconfig"
@@ -282,7 +284,23 @@ func shortcut(_ context.Context, deps Deps) []Row {
 }
 
 func network(_ context.Context, deps Deps) []Row {
-	return []Row{pass("network", "user mode: guests reach "+deps.Config.Network.String()+", through a process of yours without any privilege; nothing reaches them from outside")}
+	const check = "network"
+	user := pass(check, "user mode: guests reach "+deps.Config.Network.String()+", through a process of yours without any privilege; nothing reaches them from outside")
+	if deps.Config.NetworkMode == "user" {
+		return []Row{user}
+	}
+	err := deps.Bridge()
+	switch {
+	case err == nil:
+		return []Row{pass(check, fmt.Sprintf("bridge mode: guests are on %s, %v, and reach %s; this host reaches them by their addresses", bridge.Name, plan.WithLength(plan.Gateway), deps.Config.Network))}
+	case deps.Config.NetworkMode == "bridge":
+		return []Row{explain(check, Fail, err)}
+	case errors.Is(err, bridge.ErrNotSetUp):
+		return []Row{user}
+	}
+	row := explain(check, Warn, err)
+	row.Detail += "; " + user.Detail
+	return []Row{row}
 }
 
 // maxNamed is how many certificates are named.

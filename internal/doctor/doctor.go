@@ -65,6 +65,9 @@ type Deps struct {
 	// HostEnvironment works out what guests get of how this host reaches the
 	// network.
 	HostEnvironment func(ctx context.Context) hostenv.Passed
+	// Bridge says why VMs cannot be on the bridge, [bridge.ErrNotSetUp] where
+	// nobody has set it up.
+	Bridge func() error
 	// LookPath finds a program.
 	LookPath func(name string) (string, error)
 }

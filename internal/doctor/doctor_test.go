@@ -14,6 +14,7 @@ import (
 	"banger/internal/confine"
 	"banger/internal/doctor"
 	"banger/internal/hostenv"
+	"banger/internal/network/bridge"
 	"banger/internal/network/dns"
 	"banger/internal/paths"
 	"banger/internal/ssh"
@@ -75,6 +76,7 @@ func healthy(t *testing.T) doctor.Deps {
 		NamesServer:     func(context.Context, string) (string, error) { return dns.Owner(os.Getuid()), nil },
 		NamesWired:      func(context.Context) (string, error) { return dns.Owner(os.Getuid()), nil },
 		HostEnvironment: func(context.Context) hostenv.Passed { return hostenv.Passed{} },
+		Bridge:          func() error { return bridge.ErrNotSetUp },
 		LookPath:        func(name string) (string, error) { return "/bin/" + name, nil },
 	}
 }
@@ -158,6 +160,12 @@ func TestProblems(t *testing.T) {
 		{"no launcher", func(_ *testing.T, d *doctor.Deps) {
 			d.Confinement = func(context.Context) ([]confine.Layer, error) { return nil, broken }
 		}, "confinement", doctor.Fail, "it is broken", "no VM"},
+		{"the bridge", func(_ *testing.T, d *doctor.Deps) { d.Bridge = func() error { return nil } }, "network", doctor.Pass, "banger0, 172.16.0.1/24", ""},
+		{"a bridge that nobody asks for", func(_ *testing.T, d *doctor.Deps) {
+			d.Bridge, d.Config.NetworkMode = func() error { return nil }, "user"
+		}, "network", doctor.Pass, "user mode", ""},
+		{"a bridge that does not fit", func(_ *testing.T, d *doctor.Deps) { d.Bridge = func() error { return hinted } }, "network", doctor.Warn, "no mmdebstrap; user mode", "install mmdebstrap"},
+		{"a bridge that is not there", func(_ *testing.T, d *doctor.Deps) { d.Config.NetworkMode = "bridge" }, "network", doctor.Fail, "not set up", "sudo banger network setup"},
 		{"no mke2fs", func(_ *testing.T, d *doctor.Deps) {
 			d.LookPath = func(name string) (string, error) {
 				if name == "mke2fs" {

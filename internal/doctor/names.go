@@ -41,5 +41,5 @@ func names(ctx context.Context, deps Deps) []Row {
 	case serverErr != nil:
 		return []Row{warn(check, "bangerd does not answer at "+server+" now (it does while it runs), so it cannot be told whether this host's resolver asks it for NAME.vm", "start bangerd with any command, such as banger vm list; "+recipes)}
 	}
-	return []Row{warn(check, "bangerd answers for NAME.vm at "+server+", but this host's resolver does not ask it; the addresses in banger vm ports work without", recipes)}
+	return []Row{warn(check, "bangerd answers for NAME.vm at "+server+", but this host's resolver does not ask it; the addresses in banger vm ports work without", "with systemd-resolved: sudo banger network resolved --install; "+recipes)}
 }

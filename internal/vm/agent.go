@@ -75,7 +75,10 @@ func (m *Manager) Ports(ctx context.Context, ref string) ([]api.Port, error) {
 	ports := make([]api.Port, 0, len(found)) // in JSON, an empty list
 	for _, port := range found {
 		shown := api.Port{Port: port}
+		bound, err := netip.ParseAddr(port.Address)
 		switch at := served[port.Port]; {
+		case s.onBridge() && err == nil && !bound.IsLoopback():
+			shown.Host = net.JoinHostPort(s.record.Address, strconv.Itoa(port.Port))
 		case at.Err != nil:
 			shown.Error = at.Err.Error()
 		case at.Host.IsValid():
@@ -108,20 +111,6 @@ func loopback(record store.VM) (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("cannot tell the loopback address of VM %q: %w", record.Name, err)
 	}
 	return forward.Address(os.Getuid(), guest)
-}
-
-// Lookup returns the loopback address of the running VM of that name. It is
-// cheap, and true at this moment.
-func (m *Manager) Lookup(name string) (netip.Addr, bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, e := range m.vms {
-		if e.record.Name == name && e.machine != nil && e.phase != api.StateStarting && !e.deleted {
-			address, err := loopback(e.record)
-			return address, err == nil
-		}
-	}
-	return netip.Addr{}, false
 }
 
 // Stats returns what a running VM uses, as the guest and as the host see it.

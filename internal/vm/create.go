@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"time"
 
@@ -35,7 +36,11 @@ func (m *Manager) Create(ctx context.Context, request api.CreateVM, report progr
 	}
 	if request.Start {
 		// Where no VM can run nothing is fetched, and none is made.
-		if _, err := m.choose(ctx, request.VMM); err != nil {
+		networks, err := m.networks(netip.Addr{}, func(string) {}) // said when it starts
+		if err != nil {
+			return api.VM{}, err
+		}
+		if _, err := m.choose(ctx, request.VMM, networks); err != nil {
 			return api.VM{}, err
 		}
 	}

@@ -3,13 +3,9 @@ package vm
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"banger/internal/api"
-	"banger/internal/hostenv"
-	"banger/internal/network/plan"
-	"banger/internal/progress"
 	"banger/internal/store"
 	"banger/internal/vmm"
 )
@@ -40,8 +36,8 @@ type choice struct {
 
 // choose returns what runs a VM: the driver that is wished for, or else named
 // by the configuration, or the first that works here and can be connected to
-// the network.
-func (m *Manager) choose(ctx context.Context, wish string) (choice, error) {
+// one of the networks.
+func (m *Manager) choose(ctx context.Context, wish string, networks []Network) (choice, error) {
 	named := "it was chosen for this VM"
 	if wish == "" {
 		settings, err := m.config.Load()
@@ -57,7 +53,7 @@ func (m *Manager) choose(ctx context.Context, wish string) (choice, error) {
 			continue
 		}
 		capability := driver.Probe(ctx)
-		if why := m.unfit(driver, capability, automatic); why != "" {
+		if why := unfit(driver, capability, networks, automatic); why != "" {
 			reasons = append(reasons, why)
 			continue
 		}
@@ -83,11 +79,11 @@ func (m *Manager) choose(ctx context.Context, wish string) (choice, error) {
 
 // unfit says why a driver cannot run a VM, if so. One without a network of this
 // host is not chosen automatically.
-func (m *Manager) unfit(driver vmm.Driver, capability vmm.Capability, automatic bool) string {
+func unfit(driver vmm.Driver, capability vmm.Capability, networks []Network, automatic bool) string {
 	switch {
 	case !capability.Usable:
 		return strings.Join(capability.Reasons, "; ")
-	case automatic && !m.connects(capability):
+	case automatic && firstFor(networks, capability) == nil:
 		return strings.Join(append([]string{driver.Name() + ": there is no network here that it can use"}, capability.Reasons...), "; ")
 	}
 	return ""
@@ -104,27 +100,4 @@ func (m *Manager) rechoose(op *operation, wish string) error {
 		}
 	}
 	return m.change(op.ctx, op.entry, func(r *store.VM) { r.VMM = wish })
-}
-
-// connects says whether a driver takes the network that there is.
-func (m *Manager) connects(capability vmm.Capability) bool {
-	return slices.Contains(capability.Networks, m.config.Network.Mode)
-}
-
-// connect gives a VM its interface, and returns what takes that back. A driver
-// that was asked for by name and takes no network of this host goes without.
-func (m *Manager) connect(ctx context.Context, driver vmm.Driver, record store.VM, spec *vmm.Spec, relays []hostenv.Relay, report progress.Func) (func() error, error) {
-	if !m.connects(driver.Probe(ctx)) {
-		report.Warn(fmt.Sprintf("%s has no network: there is none here that %s can use", record.Name, driver.Name()))
-		return func() error { return nil }, nil
-	}
-	nic, disconnect, err := m.config.Network.Connect(ctx, Link{
-		Name: record.Name, MAC: record.MAC, Address: inPlan(record.Address), Gateway: plan.Gateway.String(), RunDir: spec.RunDir, Log: networkLog(m.config.Dirs.VM(record.ID)),
-		Relays: relays,
-	})
-	if err != nil {
-		return nil, err
-	}
-	spec.NIC = &nic
-	return disconnect, nil
 }

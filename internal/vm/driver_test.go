@@ -47,10 +47,10 @@ func TestDriver(t *testing.T) {
 	} {
 		h := newHarness(t, func(c *Config) {
 			c.Drivers = []vmm.Driver{named{name: "first", capability: test.first}, named{name: "second", capability: test.second}}
-			c.Network.Mode = network
+			c.Networks[0].Mode = network
 			c.Load = func() (config.Config, error) { return config.Config{VMM: test.setting}, nil }
 		})
-		chosen, err := h.choose(t.Context(), test.wish)
+		chosen, err := h.choose(t.Context(), test.wish, h.config.Networks)
 		if test.wantErrorHas != "" {
 			if known, ok := errors.AsType[*api.Error](err); !ok || known.Kind != api.KindState || !strings.Contains(known.Message, test.wantErrorHas) {
 				t.Errorf("%s: %v", test.name, err)

@@ -79,13 +79,13 @@ func newHarness(t *testing.T, adjust ...func(*Config)) *harness {
 		Load: func() (config.Config, error) {
 			return config.Config{DefaultImage: "debian-bookworm", VMDefaults: config.Request{VCPU: 1, MemoryMiB: 256, DiskBytes: 64 << 20}}, nil
 		},
-		Network: Network{
+		Networks: []Network{{
 			DNS: plan.Gateway.String(), MTU: 9000,
 			Mode: vmm.NetworkUser,
 			Connect: func(_ context.Context, link Link) (vmm.NIC, func() error, error) {
 				return vmm.NIC{Mode: vmm.NetworkUser, MAC: link.MAC, Address: link.Address, Gateway: link.Gateway}, func() error { return nil }, nil
 			},
-		},
+		}},
 		AuthorizedKeys: func() ([]string, error) { return []string{"ssh-ed25519 A"}, nil },
 		NewHostKey:     func() (wire.HostKey, error) { return wire.HostKey{Type: "ed25519", Private: "p", Public: "q"}, nil },
 		Publish: func(vms []store.VM) error {

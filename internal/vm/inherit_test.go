@@ -20,8 +20,8 @@ func TestInherit(t *testing.T) {
 	relay := hostenv.Relay{From: netip.MustParseAddrPort("172.16.0.1:1"), To: netip.MustParseAddrPort("127.0.0.1:1")}
 	var linked []hostenv.Relay
 	h := newHarness(t, func(c *Config) {
-		connect := c.Network.Connect
-		c.Network.Connect = func(ctx context.Context, link Link) (vmm.NIC, func() error, error) {
+		connect := c.Networks[0].Connect
+		c.Networks[0].Connect = func(ctx context.Context, link Link) (vmm.NIC, func() error, error) {
 			linked = link.Relays
 			return connect(ctx, link)
 		}

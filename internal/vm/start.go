@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -145,7 +146,11 @@ func (m *Manager) boot(ctx context.Context, e *entry, environment map[string]str
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := m.choose(ctx, record.VMM)
+	networks, err := m.networks(netip.MustParseAddr(record.Address), report.Warn)
+	if err != nil {
+		return nil, err
+	}
+	chosen, err := m.choose(ctx, record.VMM, networks)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +168,7 @@ func (m *Manager) boot(ctx context.Context, e *entry, environment map[string]str
 		return nil, m.noSpace(err, fmt.Sprintf("cannot start the VM %q", record.Name))
 	}
 	report.Step("booting")
-	disconnect, err := m.connect(ctx, chosen.driver, record, &spec, passed.Relays, report)
+	disconnect, err := m.connect(ctx, chosen.driver, networks, record, &spec, passed.Relays, report)
 	if err != nil {
 		return nil, err
 	}
@@ -173,6 +178,9 @@ func (m *Manager) boot(ctx context.Context, e *entry, environment map[string]str
 	}
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	handle := machine.Handle()
+	if spec.NIC != nil {
+		handle.Network = spec.NIC.Mode
+	}
 	m.mu.Lock()
 	e.machine = machine
 	err = m.changeLocked(ctx, e, func(r *store.VM) { r.Handle, r.Started = &handle, &now })
@@ -348,13 +356,14 @@ func (m *Manager) configuration(e *entry) (wire.Configuration, error) {
 	if err != nil {
 		return wire.Configuration{}, err
 	}
+	network := m.networkOf(record.Handle)
 	entropy := make([]byte, 64)
 	rand.Read(entropy) // never fails
 	return wire.Configuration{
 		Hostname:       record.Name,
 		MachineID:      record.MachineID,
-		Interface:      &wire.Interface{MAC: record.MAC, Address: inPlan(record.Address), Gateway: plan.Gateway.String(), MTU: m.config.Network.MTU},
-		DNS:            []string{m.config.Network.DNS},
+		Interface:      &wire.Interface{MAC: record.MAC, Address: inPlan(record.Address), Gateway: plan.Gateway.String(), MTU: network.MTU},
+		DNS:            []string{network.DNS},
 		AuthorizedKeys: keys,
 		HostKeys:       record.HostKeys,
 		Time:           time.Now().UTC(),

@@ -49,31 +49,6 @@ type Kernel struct {
 	Vmlinux, Initramfs, Modules string // paths
 }
 
-// Network is what the interfaces of guests are connected to.
-type Network struct {
-	// Mode is that of the interfaces that Connect makes.
-	Mode vmm.NetworkMode
-	// DNS is where guests ask for names, MTU what their interfaces get; zero
-	// leaves the usual one.
-	DNS string
-	MTU int
-	// Connect makes the other end of a VM's interface. What it starts ends
-	// with the VMM by itself; disconnect ends it where no VMM was started.
-	Connect func(ctx context.Context, link Link) (nic vmm.NIC, disconnect func() error, err error)
-}
-
-// Link is one VM's interface.
-type Link struct {
-	// Name is the VM's.
-	Name, MAC string
-	// Address has the prefix length with it.
-	Address, Gateway string
-	// RunDir is where sockets go, Log what is to be said about it.
-	RunDir, Log string
-	// Relays are open beyond what the configuration opens.
-	Relays []hostenv.Relay
-}
-
 // Forwarding is a running guest's ports on the host: a [forward.Forwarder].
 type Forwarding interface {
 	// Close ends it at once.
@@ -106,8 +81,8 @@ type Config struct {
 	Kernel func(ctx context.Context, name string, report progress.Func) (Kernel, error)
 	// Load returns the user's configuration as it is now.
 	Load func() (config.Config, error)
-	// Network connects guests.
-	Network Network
+	// Networks are the ways to connect guests, best first.
+	Networks []Network
 	// HostEnvironment works out what a guest gets of how this host reaches
 	// the network. Nil passes nothing.
 	HostEnvironment func(ctx context.Context, environment map[string]string) (hostenv.Passed, error)
@@ -293,6 +268,9 @@ func (m *Manager) show(s snapshot) (api.VM, error) {
 		vm.Loopback = loopback.String()
 	}
 	if s.machine != nil {
+		if address, ok := s.hostAddress(); ok {
+			vm.OnHost = address.String()
+		}
 		vm.Started, vm.VMM, vm.VMMReason = r.Started, r.Handle, r.VMMReason
 	}
 	return vm, nil

@@ -94,6 +94,9 @@ type Handle struct {
 	// Accelerator is "kvm" or "tcg".
 	Accelerator string `json:"accelerator"`
 	Version     string `json:"version"`
+	// Network is what the guest's interface is connected to, empty if it has
+	// none: noted by who started the VM, and nothing that a driver goes by.
+	Network NetworkMode `json:"network,omitempty"`
 	// Confinement is how the process is kept from what is not the VM's.
 	Confinement []confine.Layer `json:"confinement,omitempty"`
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"os"
 
 	"banger/internal/api"
@@ -15,8 +16,10 @@ import (
 	"banger/internal/hostenv"
 	"banger/internal/image"
 	"banger/internal/kernel"
+	"banger/internal/network/bridge"
 	"banger/internal/network/dns"
 	"banger/internal/network/plan"
+	"banger/internal/network/policy"
 	"banger/internal/paths"
 	"banger/internal/store"
 	"banger/internal/vmm"
@@ -87,6 +90,9 @@ func Deps(dirs paths.Dirs, launcher string) (doctor.Deps, error) {
 		NamesWired:  func(ctx context.Context) (string, error) { return dns.Wired(ctx, "/etc/resolv.conf") },
 		HostEnvironment: func(ctx context.Context) hostenv.Passed {
 			return hostenv.Collect(ctx, hostenv.OnThisHost(settings.HostEnvironment, plan.Gateway), hostenv.Select(os.Getenv))
+		},
+		Bridge: func() error {
+			return bridge.Ready(bridge.ThisHost(), os.Getuid(), policy.From(settings.Network), netip.Addr{})
 		},
 		LookPath: disk.FindTool,
 	}, nil

@@ -91,6 +91,7 @@ func askFrom(t *testing.T, from, addr netip.Addr, port uint16, limit time.Durati
 
 // refused wants a refusal that is seen at once.
 func refused(t *testing.T, g *guest, addr string) error {
+	t.Helper()
 	began := time.Now()
 	said, err := ask(t, g, netip.MustParseAddr(addr), port, 10*time.Second)
 	switch {
@@ -103,6 +104,7 @@ func refused(t *testing.T, g *guest, addr string) error {
 }
 
 func (s *scene) internet(t *testing.T) error {
+	t.Helper()
 	said, err := ask(t, s.box, internet, port, 5*time.Second)
 	if err == nil && !strings.HasPrefix(said, uplink.Addr().String()+":") {
 		err = fmt.Errorf("the internet sees %q", said)
@@ -111,10 +113,14 @@ func (s *scene) internet(t *testing.T) error {
 }
 
 func (s *scene) lan(addr string) func(t *testing.T) error {
-	return func(t *testing.T) error { return refused(t, s.box, addr) }
+	return func(t *testing.T) error {
+		t.Helper()
+		return refused(t, s.box, addr)
+	}
 }
 
 func (s *scene) udp(t *testing.T) error {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	if err := s.box.ProbeUDP(ctx, netip.AddrPortFrom(netip.MustParseAddr("10.1.2.3"), port)); err == nil || !strings.Contains(err.Error(), "refused") {
@@ -127,12 +133,14 @@ func (s *scene) udp(t *testing.T) error {
 }
 
 func (s *scene) host(t *testing.T) error {
+	t.Helper()
 	return errors.Join(refused(t, s.box, plan.Gateway.String()), refused(t, s.box, uplink.Addr().String()))
 }
 
 func (s *scene) guests(t *testing.T) error { return refused(t, s.box, otherAddr.String()) }
 
 func (s *scene) fromHost(t *testing.T) error {
+	t.Helper()
 	said, err := askFrom(t, plan.Gateway, otherAddr, port, 5*time.Second)
 	if err == nil && !strings.HasPrefix(said, plan.Gateway.String()+":") {
 		err = fmt.Errorf("the guest sees %q", said)
@@ -141,6 +149,7 @@ func (s *scene) fromHost(t *testing.T) error {
 }
 
 func (s *scene) names(t *testing.T) error {
+	t.Helper()
 	said, err := ask(t, s.box, plan.Gateway, 53, 5*time.Second)
 	if err == nil && !strings.HasPrefix(said, boxAddr.String()+":") {
 		err = fmt.Errorf("bangerd sees %q", said)
@@ -153,6 +162,7 @@ func (s *scene) names(t *testing.T) error {
 // fromWorld is somebody in the host's network who sends to guests by way of it.
 func (s *scene) fromWorld(addr netip.Addr, port uint16) func(t *testing.T) error {
 	return func(t *testing.T) error {
+		t.Helper()
 		var said string
 		var err error
 		s.world.Do(t, func() { said, err = askFrom(t, internet, addr, port, silence) })
@@ -165,6 +175,7 @@ func (s *scene) fromWorld(addr netip.Addr, port uint16) func(t *testing.T) error
 
 // spoof sends with an address of nobody.
 func (s *scene) spoof(t *testing.T) error {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), silence)
 	defer cancel()
 	conn, err := s.liar.DialUDP(netip.AddrPortFrom(internet, port))
@@ -206,6 +217,7 @@ func (s *scene) spoof(t *testing.T) error {
 
 // poison claims another guest's address on the bridge.
 func (s *scene) poison(t *testing.T) error {
+	t.Helper()
 	if err := s.fromHost(t); err != nil {
 		return err
 	}

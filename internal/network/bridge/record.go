@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -83,8 +85,11 @@ func (h Host) save(r *record) error {
 	return nil
 }
 
+// lockTimeout bounds the wait for another one that changes the network.
+const lockTimeout = 10 * time.Second
+
 // lock keeps others from changing the network at the same time.
-func (h Host) lock() (unlock func(), err error) {
+func (h Host) lock(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(h.State, 0o755); err != nil {
 		return nil, fmt.Errorf("cannot make the directory of the record: %w", err)
 	}
@@ -92,11 +97,21 @@ func (h Host) lock() (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the directory of the record: %w", err)
 	}
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		dir.Close()
-		return nil, fmt.Errorf("cannot change the network: another banger is at it: %w", err)
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	const pause = 20 * time.Millisecond
+	for {
+		err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { dir.Close() }, nil
+		}
+		select {
+		case <-ctx.Done():
+			dir.Close()
+			return nil, fmt.Errorf("cannot change the network: another banger is at it: %w", err)
+		case <-time.After(pause):
+		}
 	}
-	return func() { dir.Close() }, nil
 }
 
 // forget removes the record, last of all, and what a write of it that was cut

@@ -1,57 +1,25 @@
 package bridge
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"banger/internal/api"
 	"banger/internal/atomicfile"
 	"banger/internal/network/plan"
+	"banger/internal/network/program"
 )
-
-// runTimeout bounds each program that is run.
-const runTimeout = time.Minute
-
-// run runs a program of the system, and returns what it writes.
-func run(ctx context.Context, input, name string, args ...string) (string, error) {
-	path, err := exec.LookPath(name)
-	if err != nil {
-		// Not everybody has it in PATH.
-		if path, err = exec.LookPath(filepath.Join("/usr/sbin", name)); err != nil {
-			return "", &api.Error{Kind: api.KindState, Message: fmt.Sprintf("cannot find the program %q", name), Hint: "install the package that has it: nftables for nft, systemd for systemctl and resolvectl"}
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, runTimeout)
-	defer cancel()
-	var out, errs bytes.Buffer
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &errs
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		if said := strings.Join(strings.Fields(errs.String()), " "); said != "" {
-			err = fmt.Errorf("%w: %s", err, said)
-		}
-		return "", fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
-	}
-	return out.String(), nil
-}
 
 // hasTables says whether there are tables of our name: all, or at least one.
 func hasTables(ctx context.Context) (all, some bool, err error) {
-	out, err := run(ctx, "", "nft", "list", "tables")
+	out, err := program.Run(ctx, "", "nft", "list", "tables")
 	if err != nil {
 		return false, false, fmt.Errorf("cannot list the firewall's tables: %w", err)
 	}
@@ -64,7 +32,7 @@ func hasTables(ctx context.Context) (all, some bool, err error) {
 }
 
 func loadRules(ctx context.Context, rules string) error {
-	if _, err := run(ctx, rules, "nft", "-f", "-"); err != nil {
+	if _, err := program.Run(ctx, rules, "nft", "-f", "-"); err != nil {
 		return fmt.Errorf("cannot load the firewall rules: %w", err)
 	}
 	return nil
@@ -75,7 +43,7 @@ func deleteTables(ctx context.Context) error {
 	for _, family := range families {
 		fmt.Fprintf(&script, "add table %[1]s %[2]s\ndelete table %[1]s %[2]s\n", family, table)
 	}
-	if _, err := run(ctx, script.String(), "nft", "-f", "-"); err != nil {
+	if _, err := program.Run(ctx, script.String(), "nft", "-f", "-"); err != nil {
 		return fmt.Errorf("cannot remove the firewall rules: %w", err)
 	}
 	return nil
@@ -85,7 +53,7 @@ func deleteTables(ctx context.Context) error {
 // nothing in it says otherwise, as Docker's does. An accept of ours does not
 // count there.
 func blocker(ctx context.Context) (string, error) {
-	out, err := run(ctx, "", "nft", "-j", "list", "chains")
+	out, err := program.Run(ctx, "", "nft", "-j", "list", "chains")
 	if err != nil {
 		return "", fmt.Errorf("cannot list the firewall's chains: %w", err)
 	}
@@ -115,7 +83,7 @@ func (h Host) wireNames(ctx context.Context, port int) error {
 		return nil
 	}
 	if port == 0 {
-		_, err := run(ctx, "", "resolvectl", "revert", Name)
+		_, err := program.Run(ctx, "", "resolvectl", "revert", Name)
 		return err
 	}
 	for _, args := range [][]string{
@@ -123,7 +91,7 @@ func (h Host) wireNames(ctx context.Context, port int) error {
 		{"domain", Name, "~vm"},
 		{"default-route", Name, "no"},
 	} {
-		if _, err := run(ctx, "", "resolvectl", args...); err != nil {
+		if _, err := program.Run(ctx, "", "resolvectl", args...); err != nil {
 			return err
 		}
 	}
@@ -156,26 +124,25 @@ WantedBy=multi-user.target
 // installUnit has systemd repeat the setup at boot, with a program that only
 // root can change: the user's own would be a way to become root.
 func (h Host) installUnit(ctx context.Context, r *record, executable string) error {
-	program := executable
+	path := executable
 	if !onlyRoots(executable) {
-		program = h.Program
-		r.Program = program
+		path = h.Program
+		r.Program = path
 	}
 	r.Unit = true
 	if err := h.save(r); err != nil {
 		return err
 	}
-	if program != executable {
-		if err := copyProgram(executable, program); err != nil {
+	if path != executable {
+		if err := copyProgram(executable, path); err != nil {
 			return err
 		}
 	}
-	path := filepath.Join(h.Units, unitName)
-	if err := os.WriteFile(path, fmt.Appendf(nil, unitText, program), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(h.Units, unitName), fmt.Appendf(nil, unitText, path), 0o644); err != nil {
 		return fmt.Errorf("cannot write the unit for systemd: %w", err)
 	}
 	for _, args := range [][]string{{"daemon-reload"}, {"enable", "--quiet", unitName}} {
-		if _, err := run(ctx, "", "systemctl", args...); err != nil {
+		if _, err := program.Run(ctx, "", "systemctl", args...); err != nil {
 			return fmt.Errorf("cannot have systemd repeat it at boot: %w", err)
 		}
 	}
@@ -199,7 +166,7 @@ func (h Host) removeUnit(ctx context.Context, r *record) error {
 		return nil
 	}
 	if _, err := os.Stat(h.Systemd); err == nil {
-		if _, err := run(ctx, "", "systemctl", "disable", "--quiet", unitName); err != nil {
+		if _, err := program.Run(ctx, "", "systemctl", "disable", "--quiet", unitName); err != nil {
 			return fmt.Errorf("cannot remove the unit from systemd: %w", err)
 		}
 	}
@@ -209,7 +176,7 @@ func (h Host) removeUnit(ctx context.Context, r *record) error {
 	if _, err := os.Stat(h.Systemd); err != nil {
 		return nil
 	}
-	if _, err := run(ctx, "", "systemctl", "daemon-reload"); err != nil {
+	if _, err := program.Run(ctx, "", "systemctl", "daemon-reload"); err != nil {
 		return fmt.Errorf("cannot remove the unit from systemd: %w", err)
 	}
 	return nil

@@ -26,7 +26,7 @@ func Setup(ctx context.Context, h Host, s Settings, executable string, warn func
 	if err := s.check(); err != nil {
 		return err
 	}
-	unlock, err := h.lock()
+	unlock, err := h.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ func Teardown(ctx context.Context, h Host, force bool) (done bool, err error) {
 	if _, err := os.Stat(h.State); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	unlock, err := h.lock()
+	unlock, err := h.lock(ctx)
 	if err != nil {
 		return false, err
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/network/policy"
+	"banger/internal/network/resolver"
 )
 
 // tryConfined makes the test binary run confined.
@@ -29,7 +30,7 @@ func confined(args []string) error {
 	}
 	secret := args[1]
 	probeIPv6()
-	if err := restrict(slog.New(slog.NewTextHandler(os.Stderr, nil)), resolvConf); err != nil {
+	if err := restrict(slog.New(slog.NewTextHandler(os.Stderr, nil)), resolver.ResolvConf); err != nil {
 		return err
 	}
 	attempts := map[string]func() error{
@@ -74,7 +75,7 @@ func confined(args []string) error {
 		}
 	}
 	// What it is for must work.
-	if _, err := readResolvConf(resolvConf); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.ReadFile(resolver.ResolvConf); err != nil && !errors.Is(err, os.ErrNotExist) {
 		fmt.Fprintln(os.Stdout, "cannot read the list of DNS servers:", err)
 	}
 	if _, err := policy.HostNetworks(); err != nil {

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/network/policy"
+	"banger/internal/network/resolver"
 )
 
 // ConnectTimeout is how long the process waits for its VMM.
@@ -80,14 +81,14 @@ func prepare(args []string) (*net.UnixListener, Config, error) {
 	}
 	listener.SetUnlinkOnClose(false)
 	debug.SetMemoryLimit(memoryGoal)
-	servers := newResolvers(resolvConf, log)
-	servers.get()
-	cfg.Resolvers = servers.get
+	servers := resolver.NewServers(resolver.ResolvConf, log)
+	servers.Get()
+	cfg.Resolvers = servers.Get
 	if err := limits(&cfg); err != nil {
 		return nil, Config{}, err
 	}
 	probeIPv6()
-	if err := restrict(log, resolvConf); err != nil {
+	if err := restrict(log, resolver.ResolvConf); err != nil {
 		return nil, Config{}, err
 	}
 	return listener, cfg, nil
@@ -134,7 +135,7 @@ func limits(cfg *Config) error {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		return fmt.Errorf("cannot get the limit of open files: %w", err)
 	}
-	const wantTCP, wantUDP, others = 4096, 1024, 64 + 2*maxQuestions
+	const wantTCP, wantUDP, others = 4096, 1024, 64 + 2*resolver.MaxQuestions
 	cfg.MaxTCP, cfg.MaxUDP = wantTCP, wantUDP
 	if files.Cur < wantTCP+wantUDP+others {
 		room := max(int(files.Cur)-others, 64)

@@ -203,8 +203,9 @@ func connect(ctx context.Context, nic *vmm.NIC) ([]*os.File, error) {
 		return nil, nil
 	}
 	if nic.Mode == vmm.NetworkTAP {
-		if _, err := os.Stat(filepath.Join("/sys/class/net", nic.TAP)); err != nil {
-			return nil, fmt.Errorf("cannot connect the VM to its network: %w", err)
+		// In the network that this process is in, which /sys need not show.
+		if _, err := net.InterfaceByName(nic.TAP); err != nil {
+			return nil, fmt.Errorf("cannot connect the VM to its network: the device %q: %w", nic.TAP, err)
 		}
 		return nil, nil
 	}

@@ -1,7 +1,6 @@
-package usernet
+package resolver
 
 import (
-	"net/netip"
 	"strings"
 
 	miekg "github.com/miekg/dns"
@@ -10,10 +9,8 @@ import (
 )
 
 // own answers a question about the names of VMs, and returns nil for all
-// others. A guest can reach itself only, so that its own name is all there is:
-// the addresses that the host has for the others are loopback ones, which would
-// mean the guest itself here. Such a question never leaves the host.
-func (n *network) own(question []byte) []byte {
+// others. Such a question never leaves the host.
+func (r *Resolver) own(question []byte) []byte {
 	if !ofVMs(question) {
 		return nil
 	}
@@ -21,9 +18,7 @@ func (n *network) own(question []byte) []byte {
 	if err := message.Unpack(question); err != nil {
 		return failure(question)
 	}
-	answer := dns.Answer(&message, "", func(name string) (netip.Addr, bool) {
-		return n.cfg.Guest.Addr(), n.cfg.Name != "" && name == n.cfg.Name
-	})
+	answer := dns.Answer(&message, "", r.Names)
 	answer.RecursionAvailable = true
 	packed, err := answer.Pack()
 	if err != nil {

@@ -1,4 +1,4 @@
-package usernet
+package resolver
 
 import (
 	"bufio"
@@ -13,8 +13,10 @@ import (
 	"time"
 )
 
+// ResolvConf is the host's own list of DNS servers.
+const ResolvConf = "/etc/resolv.conf"
+
 const (
-	resolvConf = "/etc/resolv.conf"
 	// maxResolvers and maxResolvConf are the C library's bound and a generous
 	// one.
 	maxResolvers  = 3
@@ -23,8 +25,8 @@ const (
 	recheck = time.Second
 )
 
-// resolvers follows the list of DNS servers in a resolv.conf file.
-type resolvers struct {
+// Servers follows the list of DNS servers in a resolv.conf file.
+type Servers struct {
 	path string
 	log  *slog.Logger
 	now  func() time.Time
@@ -36,13 +38,14 @@ type resolvers struct {
 	failed  bool
 }
 
-func newResolvers(path string, log *slog.Logger) *resolvers {
-	return &resolvers{path: path, log: log, now: time.Now}
+// NewServers reads nothing yet.
+func NewServers(path string, log *slog.Logger) *Servers {
+	return &Servers{path: path, log: log, now: time.Now}
 }
 
-// get returns the servers. If the file cannot be read any more, it is those
+// Get returns the servers. If the file cannot be read any more, it is those
 // that were read last.
-func (r *resolvers) get() []netip.AddrPort {
+func (r *Servers) Get() []netip.AddrPort {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.now()

@@ -1,0 +1,49 @@
+package resolved
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestInstall(t *testing.T) {
+	bin := t.TempDir()
+	said := filepath.Join(bin, "said")
+	if err := os.WriteFile(filepath.Join(bin, "systemctl"), []byte("#!/bin/sh\necho \"$*\" >>"+said+"\n"), 0o755); err != nil { //nolint:gosec // it is run
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	path := filepath.Join(t.TempDir(), "resolved.conf.d", "banger.conf")
+	step := func(what string, changed bool, err error, want bool) {
+		t.Helper()
+		if err != nil || changed != want {
+			t.Errorf("%s: changed %v, %v", what, changed, err)
+		}
+	}
+	changed, err := uninstall(t.Context(), path)
+	step("without one", changed, err, false)
+	changed, err = install(t.Context(), path, 42069)
+	step("install", changed, err, true)
+	changed, err = install(t.Context(), path, 42069)
+	step("again", changed, err, false)
+	changed, err = install(t.Context(), path, 42070)
+	step("another port", changed, err, true)
+	if data, err := os.ReadFile(path); err != nil || string(data) != "# Made by banger network resolved --install.\n[Resolve]\nDNS=127.0.0.1:42070\nDomains=~vm\n" {
+		t.Errorf("it is %q, %v", data, err)
+	}
+	changed, err = uninstall(t.Context(), path)
+	step("uninstall", changed, err, true)
+	if data, err := os.ReadFile(said); err != nil || strings.Count(string(data), "restart systemd-resolved\n") != 4 {
+		t.Errorf("asked of systemd: %q, %v", data, err)
+	}
+	if err := os.WriteFile(path, []byte("[Resolve]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := install(t.Context(), path, 1); err == nil {
+		t.Error("a file of somebody else's is replaced")
+	}
+	if _, err := uninstall(t.Context(), path); err == nil {
+		t.Error("a file of somebody else's is removed")
+	}
+}
