@@ -124,6 +124,8 @@ type VM struct {
 	VMMReason string      `json:"vmm_reason,omitempty"`
 	// VMMChoice is what the VM is to run on, as in [CreateVM].
 	VMMChoice string `json:"vmm_choice,omitempty"`
+	// NetworkAccess is what the guest may reach, in words, as long as it runs.
+	NetworkAccess string `json:"network_access,omitempty"`
 	// DiskUsed is what the VM's own files take on the host, in bytes.
 	DiskUsed int64 `json:"disk_used"`
 	// LastError is why the last start failed, empty after one that worked.

@@ -4,12 +4,15 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/client"
 	"banger/internal/confine"
 	"banger/internal/size"
 )
@@ -19,7 +22,7 @@ func newVMShow(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "show NAME",
 		Short:             "Show all about a VM",
-		Long:              "Show all that is known about a VM, and where its files are.",
+		Long:              "Show all that is known about a VM: its sizes, its network, its workspaces with the\nstate of their tools' installation, and where its files are.",
 		Example:           "  banger vm show sandbox\n  banger vm show sandbox --json | jq -r .address",
 		Args:              exactly("the VM's name"),
 		ValidArgsFunction: first(a.live(vmNames)),
@@ -27,6 +30,53 @@ func newVMShow(a *app) *cobra.Command {
 	}
 	jsonFlag(cmd, &asJSON)
 	return cmd
+}
+
+// shownVM is a VM with what only the CLI knows.
+type shownVM struct {
+	api.VM
+	Workspaces []shownWorkspace `json:"workspaces,omitempty"`
+}
+
+type shownWorkspace struct {
+	Name  string `json:"name"`
+	Root  string `json:"root"` // on this host
+	Guest string `json:"guest"`
+	// Tooling is how far the installation of the repository's tools is:
+	// "running", "done" or "failed"; "unknown" if the guest does not say, and
+	// empty if it is stopped, or if there are none to install. The log is in
+	// the guest.
+	Tooling    string `json:"tooling,omitempty"`
+	ToolingLog string `json:"tooling_log,omitempty"`
+}
+
+// lookTimeout bounds the questions to a guest of which only little is wanted.
+const lookTimeout = 5 * time.Second
+
+// workspaces are those of a VM, in the order of their names.
+func (a *app) workspaces(ctx context.Context, c *client.Client, vm api.VM) ([]shownWorkspace, error) {
+	found, err := records(vm)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	guest := guestOf(c, vm.ID)
+	var shown []shownWorkspace
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		w := shownWorkspace{Name: name, Root: found[name].Root, Guest: found[name].Guest}
+		if vm.State == api.StateRunning {
+			tools := newTooling(w.Guest)
+			if w.Tooling, err = tools.look(ctx, guest); err != nil {
+				w.Tooling = "unknown"
+			}
+			if w.Tooling != "" {
+				w.ToolingLog = tools.log
+			}
+		}
+		shown = append(shown, w)
+	}
+	return shown, nil
 }
 
 func runVMShow(ctx context.Context, a *app, ref string, asJSON bool) error {
@@ -38,8 +88,12 @@ func runVMShow(ctx context.Context, a *app, ref string, asJSON bool) error {
 	if err != nil {
 		return err
 	}
+	workspaces, err := a.workspaces(ctx, c, vm)
+	if err != nil {
+		return err
+	}
 	if asJSON {
-		return a.writeJSON(vm)
+		return a.writeJSON(shownVM{VM: vm, Workspaces: workspaces})
 	}
 	now := time.Now()
 	rows := [][]cell{
@@ -67,6 +121,16 @@ func runVMShow(ctx context.Context, a *app, ref string, asJSON bool) error {
 		rows = append(rows, confinement(vm.VMM.Confinement)...)
 	} else if vm.VMMChoice != "" {
 		rows = append(rows, []cell{text("vmm"), text(vm.VMMChoice + ", at the next start")})
+	}
+	if vm.NetworkAccess != "" {
+		rows = append(rows, []cell{text("network"), text("reaches " + vm.NetworkAccess)})
+	}
+	for _, w := range workspaces {
+		about := fmt.Sprintf("%s, from %s", w.Guest, w.Root)
+		if w.Tooling != "" {
+			about += fmt.Sprintf("; tools: %s (log: %s in the guest)", w.Tooling, w.ToolingLog)
+		}
+		rows = append(rows, []cell{text("workspace"), text(oneLine(about))})
 	}
 	if vm.LastError != "" {
 		rows = append(rows, []cell{text("last error"), {text: oneLine(vm.LastError), style: red}})

@@ -172,6 +172,9 @@ func (m *Manager) boot(ctx context.Context, e *entry, environment map[string]str
 	if err != nil {
 		return nil, err
 	}
+	if err := m.noteAccess(spec); err != nil {
+		return nil, errors.Join(m.noSpace(err, fmt.Sprintf("cannot start the VM %q", record.Name)), disconnect())
+	}
 	machine, err := chosen.driver.Boot(ctx, spec)
 	if err != nil {
 		return nil, errors.Join(err, disconnect())

@@ -272,6 +272,7 @@ func (m *Manager) show(s snapshot) (api.VM, error) {
 			vm.OnHost = address.String()
 		}
 		vm.Started, vm.VMM, vm.VMMReason = r.Started, r.Handle, r.VMMReason
+		vm.NetworkAccess = access(m.config.Dirs.Run(r.ID))
 	}
 	return vm, nil
 }

@@ -38,7 +38,7 @@ func TestLife(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if started.State != api.StateRunning || started.VMM == nil || started.Started == nil {
+		if started.State != api.StateRunning || started.VMM == nil || started.Started == nil || started.NetworkAccess != "the internet" {
 			t.Errorf("started: %+v", started)
 		}
 	}
