@@ -56,8 +56,9 @@ func (t *tooling) command() []string {
 // start lets it run on in the guest's background.
 func (t *tooling) start(ctx context.Context, a *app, guest *agent.Client) {
 	// The shell that starts it is gone at once; with every stream closed and
-	// a session of its own, nothing waits for it.
-	command := append([]string{"sh", "-c", `setsid "$@" </dev/null >/dev/null 2>&1 &`, "banger-tooling"}, t.command()...)
+	// a session of its own, nothing waits for it. Its state is there by then.
+	const script = `mkdir -p "${0%/*}" && echo running >"$0" && { setsid "$@" </dev/null >/dev/null 2>&1 & }`
+	command := append([]string{"sh", "-c", script, t.state}, t.command()...)
 	if _, err := capture(ctx, guest, command, io.Discard); err != nil {
 		a.warn("cannot install the repository's tools: %v", err)
 		return
