@@ -140,6 +140,12 @@ func TestFlowIsBounded(t *testing.T) {
 	if n != Window || !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("nobody reads: wrote %d, %v", n, err)
 	}
+	// What was written may be on its way still.
+	for begun := time.Now(); unread(r) < Window; time.Sleep(time.Millisecond) {
+		if time.Since(begun) > time.Minute {
+			t.Fatalf("%d bytes arrived", unread(r))
+		}
+	}
 	// A peer that does not keep to it is found out.
 	if err := r.Push(make([]byte, 1)); err == nil {
 		t.Error("more than the window was taken")
@@ -151,6 +157,12 @@ func TestFlowIsBounded(t *testing.T) {
 	if _, err := io.ReadFull(r, make([]byte, Window)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("nothing is there: %v", err)
 	}
+}
+
+func unread(r *Receiver) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.buf) - r.off
 }
 
 func TestFailWakes(t *testing.T) {
