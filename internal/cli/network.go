@@ -21,10 +21,11 @@ import (
 )
 
 func newNetwork(a *app) *cobra.Command {
-	return newGroup("network", "Put VMs on a bridge of this host", `Put VMs on a bridge of this host, which is faster than the network that they have
-without, and lets this host reach them by their own addresses. It is set up once, by
-root; nothing of banger runs as root after that. VMs use it from their next start on.
-What guests reach is the same: [network_access] in the user's config.toml.`, groupManage,
+	return newGroup("network", "Put VMs on a bridge of this host", `Put VMs on a bridge of this host, instead of the network that they have without any
+setup: packets then go through the kernel alone, and this host reaches guests by their
+own addresses. It is set up once, by root; nothing of banger runs as root after that.
+VMs use it from their next start on. What guests reach is the same, and so is where it
+is configured: [network_access] in the user's config.toml.`, groupManage,
 		newNetworkSetup(a), newNetworkStatus(a), newNetworkTeardown(a), newNetworkResolved(a))
 }
 

@@ -137,7 +137,10 @@ func (s *scene) host(t *testing.T) error {
 	return errors.Join(refused(t, s.box, plan.Gateway.String()), refused(t, s.box, uplink.Addr().String()))
 }
 
-func (s *scene) guests(t *testing.T) error { return refused(t, s.box, otherAddr.String()) }
+func (s *scene) guests(t *testing.T) error {
+	t.Helper()
+	return refused(t, s.box, otherAddr.String())
+}
 
 func (s *scene) fromHost(t *testing.T) error {
 	t.Helper()
