@@ -115,11 +115,15 @@ RemainAfterExit=yes
 ExecStart="%[1]s" network setup --boot
 ExecReload="%[1]s" network setup --boot
 NoNewPrivileges=yes
-ProtectHome=yes
 
 [Install]
 WantedBy=multi-user.target
 `
+
+// unitOf is the unit that runs a program. systemd gives % and $ a meaning.
+func unitOf(path string) []byte {
+	return fmt.Appendf(nil, unitText, strings.NewReplacer("%", "%%", "$", "$$", `"`, `\"`, `\`, `\\`).Replace(path))
+}
 
 // installUnit has systemd repeat the setup at boot, with a program that only
 // root can change: the user's own would be a way to become root.
@@ -138,7 +142,7 @@ func (h Host) installUnit(ctx context.Context, r *record, executable string) err
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(h.Units, unitName), fmt.Appendf(nil, unitText, path), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(h.Units, unitName), unitOf(path), 0o644); err != nil {
 		return fmt.Errorf("cannot write the unit for systemd: %w", err)
 	}
 	for _, args := range [][]string{{"daemon-reload"}, {"enable", "--quiet", unitName}} {
