@@ -147,7 +147,7 @@ func (h *host) lost(ctx context.Context) string {
 	if err != nil {
 		return err.Error()
 	}
-	for _, sign := range []string{"Kernel panic", "BUG: ", "Oops", "general protection fault", "rcu_sched self-detected stall"} {
+	for _, sign := range []string{"Kernel panic", "BUG: unable to handle", "kernel BUG at", "Oops", "general protection fault"} {
 		if bytes.Contains(console, []byte(sign)) {
 			return "its console says " + sign
 		}
