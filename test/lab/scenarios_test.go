@@ -130,12 +130,12 @@ func workspace(s *scene) {
 }
 
 // box makes the VM that scenarios share run, on Firecracker, which is what
-// banger takes here if nobody says otherwise.
+// banger takes here if nobody says otherwise. One that another scenario has
+// left in another state is replaced.
 func (s *scene) box() api.VM {
 	s.t.Helper()
-	if r := s.user("banger vm show box --json", ""); r.code != 0 {
-		s.must("banger vm run -d --name box")
-	}
+	s.must(`banger vm show box --json | jq -e '.state == "running" and .vmm.driver == "firecracker"' ||
+		{ banger vm delete -f box; banger vm run -d --name box; }`)
 	return s.boxOn("firecracker")
 }
 
@@ -260,7 +260,7 @@ func bridge(s *scene) {
 		s.contains("the neighbour", s.status(1, fetch+address[1]+":8080/name").stderr, "efused")
 		s.root("busybox httpd -p 8099 -h /etc")
 		s.contains("the host", s.status(1, fetch+"172.16.0.1:8099/hostname").stderr, "efused")
-		s.root("pkill -x busybox")
+		s.root("pkill -f '[h]ttpd -p 8099'")
 	}
 	s.root("! banger network teardown") // VMs use it
 	s.must("banger vm delete -f bridge0 bridge1 bridge2")
