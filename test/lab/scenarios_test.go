@@ -134,7 +134,7 @@ func workspace(s *scene) {
 // left in another state is replaced.
 func (s *scene) box() api.VM {
 	s.t.Helper()
-	s.must(`banger vm show box --json | jq -e '.state == "running" and .vmm.driver == "firecracker"' ||
+	s.must(`banger vm list --json | jq -e 'any(.[]; .name == "box" and .state == "running" and .vmm.driver == "firecracker")' ||
 		{ banger vm delete -f box; banger vm run -d --name box; }`)
 	return s.boxOn("firecracker")
 }
