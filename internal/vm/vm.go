@@ -113,7 +113,7 @@ const (
 
 func defaultBootTimeout(accelerator string) time.Duration {
 	if accelerator == "kvm" {
-		return time.Minute
+		return 2 * time.Minute // a host may itself be a busy guest
 	}
 	return 3 * time.Minute
 }
