@@ -137,8 +137,10 @@ type VM struct {
 
 // CreateVM asks for a new VM.
 type CreateVM struct {
-	Name      string `json:"name,omitempty"`
-	Image     string `json:"image,omitempty"`
+	Name  string `json:"name,omitempty"`
+	Image string `json:"image,omitempty"`
+	// Kernel is what it boots, empty for what the image wants.
+	Kernel    string `json:"kernel,omitempty"`
 	VCPU      int    `json:"vcpu,omitempty"`
 	MemoryMiB int    `json:"memory_mib,omitempty"`
 	DiskBytes int64  `json:"disk_bytes,omitempty"`

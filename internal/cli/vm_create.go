@@ -13,24 +13,26 @@ import (
 
 // newVMFlags are the flags of the commands that make a VM.
 type newVMFlags struct {
-	name, image, vmm string
-	sizing           sizing
+	name, image, kernel, vmm string
+	sizing                   sizing
 }
 
 func (f *newVMFlags) addTo(a *app, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.name, "name", "", "`NAME` of the VM, 1-63 of a-z, 0-9 and '-' (default: a friendly one)")
 	flags.StringVar(&f.image, "image", "", "`IMAGE` to boot (default: default_image_name of the configuration)")
+	flags.StringVar(&f.kernel, "kernel", "", "`KERNEL` to boot, now and later (default: the one that the image wants)")
 	vmmFlag(cmd, &f.vmm)
 	f.sizing.addTo(cmd)
 	completeFlag(cmd, "name", cobra.NoFileCompletions)
 	completeFlag(cmd, "image", a.live(allImages))
+	completeFlag(cmd, "kernel", a.live(allKernels))
 }
 
 // request makes the request for a VM, with every size decided: a change of the
 // configuration counts at once, whatever bangerd has read at its start.
 func (f *newVMFlags) request(a *app, cmd *cobra.Command) (api.CreateVM, config.Spec, error) {
-	for _, name := range []string{"name", "image"} {
+	for _, name := range []string{"name", "image", "kernel"} {
 		if flag := cmd.Flags().Lookup(name); flag.Changed && flag.Value.String() == "" {
 			return api.CreateVM{}, config.Spec{}, usagef("--%s is empty", name)
 		}
@@ -54,7 +56,7 @@ func (f *newVMFlags) request(a *app, cmd *cobra.Command) (api.CreateVM, config.S
 		image = settings.DefaultImage
 	}
 	return api.CreateVM{
-		Name: f.name, Image: image, VMM: f.vmm, VCPU: spec.VCPU, MemoryMiB: spec.MemoryMiB, DiskBytes: spec.DiskBytes,
+		Name: f.name, Image: image, Kernel: f.kernel, VMM: f.vmm, VCPU: spec.VCPU, MemoryMiB: spec.MemoryMiB, DiskBytes: spec.DiskBytes,
 		Environment: hostenv.Select(a.env.Getenv),
 	}, spec, nil
 }

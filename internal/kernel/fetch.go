@@ -40,7 +40,7 @@ const hook = `set -eu
 real=$(apt-cache --no-all-versions show "$package" | sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p')
 if [ -z "$real" ]; then echo "E: no kernel package found by way of $package" >&2; exit 1; fi
 mkdir -p "$1/kernel/usr/lib"
-ln -s usr/lib "$1/kernel/lib" # depmods differ in where they look
+ln -s usr/lib "$1/kernel/lib" # depmods and packages differ in where they look
 cd "$1/kernel"
 echo "I: downloading $real..." >&2
 apt-get -qq download "$real"
@@ -48,7 +48,7 @@ deb=$(echo ./*.deb)
 echo "I: unpacking $real..." >&2
 dpkg-deb --field "$deb" Package Version >control
 sha256sum "$deb" | cut -d' ' -f1 >sha256
-dpkg-deb --fsys-tarfile "$deb" | tar -x ./boot ./usr/lib/modules
+dpkg-deb --fsys-tarfile "$deb" | tar -x --wildcards ./boot './*lib/modules'
 rm "$deb"
 echo "I: unpacking and indexing the kernel's modules..." >&2
 find usr/lib/modules -name '*.ko.xz' -print0 | xargs -0 -r -n 64 -P "$(nproc)" xz -d

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,12 +56,13 @@ func (m *Manager) Create(ctx context.Context, request api.CreateVM, report progr
 	if err != nil {
 		return api.VM{}, err
 	}
-	releaseKernel, err := m.use(ctx, image.Kernel)
+	wanted := cmp.Or(record.Kernel, image.Kernel)
+	releaseKernel, err := m.use(ctx, wanted)
 	if err != nil {
 		return api.VM{}, err
 	}
 	defer releaseKernel()
-	kernel, err := m.config.Kernel(ctx, image.Kernel, report)
+	kernel, err := m.config.Kernel(ctx, wanted, report)
 	if err != nil {
 		return api.VM{}, err
 	}
@@ -135,7 +137,7 @@ func (m *Manager) plan(request api.CreateVM) (store.VM, error) {
 		return store.VM{}, err
 	}
 	record := store.VM{
-		Name: request.Name, Image: request.Image, VCPU: sizes.VCPU, MemoryMiB: sizes.MemoryMiB, DiskBytes: sizes.DiskBytes,
+		Name: request.Name, Image: request.Image, Kernel: request.Kernel, VCPU: sizes.VCPU, MemoryMiB: sizes.MemoryMiB, DiskBytes: sizes.DiskBytes,
 		Ephemeral: request.Ephemeral, Pending: store.PendingCreate, MachineID: randomHex(16), VMM: request.VMM,
 	}
 	if record.Image == "" {

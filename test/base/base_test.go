@@ -1,6 +1,7 @@
 package base_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,13 +12,15 @@ import (
 func TestDirFollowsRecipes(t *testing.T) {
 	t.Setenv("BANGER_TEST_STATE", t.TempDir())
 	root := t.TempDir()
-	if err := os.Mkdir(filepath.Join(root, "images"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	dir := func(recipe string) string {
+	dir := func(recipe, kernel, other string) string {
 		t.Helper()
-		if err := os.WriteFile(filepath.Join(root, "images", "recipe"), []byte(recipe), 0o600); err != nil {
-			t.Fatal(err)
+		for name, text := range map[string]string{
+			base.Image + "/recipe.toml": recipe, "kernels/" + base.Kernel + ".toml": kernel, "kernels/other.toml": other, "other/recipe.toml": other,
+		} {
+			path := filepath.Join(root, "images", name)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+				t.Fatal(err)
+			}
 		}
 		dir, err := base.Dir(root)
 		if err != nil {
@@ -25,9 +28,12 @@ func TestDirFollowsRecipes(t *testing.T) {
 		}
 		return dir
 	}
-	one, two, again := dir("one"), dir("two"), dir("one")
-	if one == two || one != again {
-		t.Errorf("directories %q, %q, %q", one, two, again)
+	one, two, three := dir("1", "1", "1"), dir("2", "1", "1"), dir("1", "2", "1")
+	if one == two || one == three || two == three {
+		t.Errorf("directories %q, %q, %q", one, two, three)
+	}
+	if same := dir("1", "1", "2"); same != one {
+		t.Errorf("%q, and %q with other recipes that tests do not use", one, same)
 	}
 }
 
