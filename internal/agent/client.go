@@ -157,6 +157,16 @@ func (c *Client) Download(ctx context.Context, path string) (io.ReadCloser, erro
 	return resp.Body, nil
 }
 
+// System returns a tar stream of the guest's root file system, for an image of
+// it. The caller closes it. A stream that breaks off is an error of Read.
+func (c *Client) System(ctx context.Context) (io.ReadCloser, error) {
+	resp, err := c.do(ctx, http.MethodGet, "/v1/system", nil, "")
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
 // call makes one request with JSON both ways; in and out may be nil.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader

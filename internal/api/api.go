@@ -270,6 +270,11 @@ type Import struct {
 	Untrusted bool `json:"untrusted,omitempty"`
 }
 
+// Commit makes an image of a VM's disk.
+type Commit struct {
+	Name string `json:"name"` // of the image
+}
+
 // Export packs an image or kernel into a file.
 type Export struct {
 	// Path is absolute. If it is a directory the file's name is made of what

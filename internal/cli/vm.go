@@ -13,7 +13,7 @@ func newVM(a *app) *cobra.Command {
 	return newGroup("vm", "Run and manage VMs", `Run and manage VMs. A VM is named by its name, its id, or the beginning of its
 id where no other begins so.`, groupMain,
 		newVMRun(a), newVMCreate(a), newVMList(a), newVMShow(a), newVMStart(a), newVMStop(a), newVMRestart(a), newVMKill(a),
-		newVMDelete(a), newVMSet(a), newVMSSH(a), newVMExec(a), newVMCopy(a), newVMLogs(a), newVMPorts(a), newVMStats(a), newVMPrune(a), newVMWorkspace(a))
+		newVMDelete(a), newVMSet(a), newVMSSH(a), newVMExec(a), newVMCopy(a), newVMLogs(a), newVMPorts(a), newVMStats(a), newVMPrune(a), newVMCommit(a), newVMWorkspace(a))
 }
 
 // stateCell colours a state; its word alone says everything.

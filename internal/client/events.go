@@ -59,6 +59,13 @@ func (c *Client) PullImage(ctx context.Context, pull api.Pull, report progress.F
 	return image, err
 }
 
+// CommitVM makes an image of a VM's disk.
+func (c *Client) CommitVM(ctx context.Context, ref string, request api.Commit, report progress.Func) (api.Image, error) {
+	var image api.Image
+	err := c.events(ctx, vmPath(ref, "/commit"), request, &image, report)
+	return image, err
+}
+
 // AvailableImages are those in the store and in all catalogs.
 func (c *Client) AvailableImages(ctx context.Context, report progress.Func) ([]api.Image, error) {
 	var images []api.Image

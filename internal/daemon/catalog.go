@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"io"
 
 	"banger/internal/api"
 	"banger/internal/bundle"
@@ -96,6 +97,22 @@ func (c imageCatalog) Import(ctx context.Context, request api.Import, report pro
 		return api.Image{}, err
 	}
 	return c.show(i.API()), nil
+}
+
+// Commit makes an image of a VM's disk.
+func (c imageCatalog) Commit(ctx context.Context, ref string, request api.Commit, report progress.Func) (api.Image, error) {
+	if err := c.store.CheckNew(request.Name); err != nil {
+		return api.Image{}, err
+	}
+	var made image.Image
+	err := c.vms.System(ctx, ref, report, func(vm api.VM, system io.Reader) (err error) {
+		made, err = c.store.Commit(ctx, request.Name, vm, system, report)
+		return err
+	})
+	if err != nil {
+		return api.Image{}, err
+	}
+	return c.show(made.API()), nil
 }
 
 func (c imageCatalog) Export(ctx context.Context, name string, request api.Export, report progress.Func) (api.Exported, error) {

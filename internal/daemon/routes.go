@@ -55,6 +55,13 @@ func (s *Server) vmRoutes(mux *http.ServeMux) {
 		}
 		return s.VMs.Stop(ctx, r.PathValue("ref"), request, report)
 	}))
+	mux.Handle("POST /v1/vms/{ref}/commit", s.events(func(ctx context.Context, r *http.Request, body []byte, report progress.Func) (any, error) {
+		var request api.Commit
+		if err := decode(body, &request); err != nil {
+			return nil, err
+		}
+		return s.Commit(ctx, r.PathValue("ref"), request, report)
+	}))
 	mux.HandleFunc("GET /v1/vms/{ref}/agent", s.agent)
 	mux.HandleFunc("GET /v1/vms/{ref}/hold", s.hold)
 	mux.HandleFunc("GET /v1/vms/{ref}/logs", s.logs)

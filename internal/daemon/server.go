@@ -42,7 +42,8 @@ type Server struct {
 	VMs     *vm.Manager
 	Images  Catalog[api.Image]
 	Kernels Catalog[api.Kernel]
-	// PruneImages is what only images have.
+	// Commit and PruneImages are what only images have.
+	Commit      func(ctx context.Context, vm string, request api.Commit, report progress.Func) (api.Image, error)
 	PruneImages func(ctx context.Context, dryRun bool) (api.Pruned, error)
 	// About is what GET /v1/daemon answers but for the number of VMs.
 	About api.Daemon

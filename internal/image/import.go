@@ -239,7 +239,7 @@ func enoughSpace(dir string, need int64) error {
 func usage(err error) error { return &api.Error{Kind: api.KindUsage, Message: err.Error()} }
 
 func nameTaken(name, why string) error {
-	return &api.Error{Kind: api.KindExists, Message: fmt.Sprintf("the name %q is taken: %s", name, why), Hint: "give it another one with --name"}
+	return &api.Error{Kind: api.KindExists, Message: fmt.Sprintf("the name %q is taken: %s", name, why), Hint: "choose another name"}
 }
 
 func orUnknown(s string) string {

@@ -9,6 +9,7 @@
 //	POST /v1/exec                      ExecRequest, Upgrade: banger-exec; then frames
 //	PUT  /v1/files?path=P              tar -> ; unpacked below the directory P
 //	GET  /v1/files?path=P              -> tar of P, names relative to P's parent
+//	GET  /v1/system                    -> tar of the root file system, as an image of it is to be
 //	GET  /v1/ports                     -> []Port
 //	GET  /v1/ports?watch=1             -> lines, each a []Port: what listens now, and again whenever that changes; without an end
 //	GET  /v1/stats                     -> Stats

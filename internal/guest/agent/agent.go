@@ -66,6 +66,7 @@ func New(guest Guest, log *slog.Logger) *Server {
 	handle("POST /v1/exec", s.exec)
 	handle("PUT /v1/files", s.upload)
 	handle("GET /v1/files", s.download)
+	handle("GET /v1/system", s.system)
 	handle("GET /v1/ports", s.ports)
 	handle("GET /v1/stats", s.stats)
 	handle("POST /v1/dial", s.dial)

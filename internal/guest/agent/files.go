@@ -8,6 +8,8 @@ import (
 	"path"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/guest/tree"
 )
 
@@ -80,6 +82,29 @@ func (s *Server) download(w http.ResponseWriter, r *http.Request) error {
 		err = out.Flush()
 	}
 	if err != nil {
+		return broken{err}
+	}
+	return nil
+}
+
+// system answers with all that an image of this guest is made of.
+func (s *Server) system(w http.ResponseWriter, _ *http.Request) error {
+	root, err := s.root()
+	if err != nil {
+		return err
+	}
+	dir, err := root.Root("/")
+	if err != nil {
+		return fmt.Errorf("cannot read the root file system: %w", err)
+	}
+	defer dir.Close()
+	unix.Sync()
+	out := bufio.NewWriterSize(w, downloadBuffer)
+	w.Header().Set("Content-Type", "application/x-tar")
+	if err := tree.PackSystem(dir, "root", out); err != nil {
+		return broken{err}
+	}
+	if err := out.Flush(); err != nil {
 		return broken{err}
 	}
 	return nil

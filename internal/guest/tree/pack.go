@@ -66,10 +66,16 @@ type packer struct {
 	root  *os.Root
 	tar   *tar.Writer
 	links map[inode]string // where a file with several names was packed
+
+	// system is for [PackSystem]: of directories on other devices than these
+	// only the names are packed. path leads to the root.
+	system  bool
+	path    string
+	devices map[uint64]bool
 }
 
 func (p *packer) add(name, as string, info fs.FileInfo) error {
-	if info.Mode()&fs.ModeSocket != 0 {
+	if info.Mode()&fs.ModeSocket != 0 || p.system && own(name) {
 		return nil
 	}
 	target := ""
@@ -83,11 +89,22 @@ func (p *packer) add(name, as string, info fs.FileInfo) error {
 	if err != nil {
 		return err
 	}
+	if p.system && target == "" {
+		if err := p.xattrs(name, h); err != nil {
+			return vanished(err)
+		}
+	}
 	if info.IsDir() {
 		if err := p.tar.WriteHeader(h); err != nil {
 			return err
 		}
+		if p.system && (emptied(name) || !p.devices[device(info)]) {
+			return nil
+		}
 		return p.dir(name, as)
+	}
+	if p.system && name == machineID {
+		h.Size = 0
 	}
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Nlink > 1 {
 		id := inode{stat.Dev, stat.Ino}
