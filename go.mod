@@ -29,6 +29,8 @@ require (
 
 require github.com/hiddeco/sshsig v0.2.0
 
+require github.com/godbus/dbus/v5 v5.2.4
+
 require (
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/containerd/cgroups/v3 v3.1.3 // indirect

@@ -31,6 +31,7 @@ import (
 	"banger/internal/version"
 	"banger/internal/vm"
 	"banger/internal/vmm"
+	"banger/internal/vmm/cgroup"
 	"banger/internal/vmm/firecracker"
 	"banger/internal/vmm/kvm"
 	"banger/internal/vmm/qemu"
@@ -243,6 +244,8 @@ func userNetwork(executable string, load func() (config.Config, error)) vm.Netwo
 			if err != nil {
 				return vmm.NIC{}, nil, err
 			}
+			// Nobody waits for that, and the process is confined without it.
+			go cgroup.Place(context.WithoutCancel(ctx), filepath.Base(link.RunDir)+"-network", child.Identity().PID, usernet.Limits)
 			go func() { // held until its end, which is when it is reaped
 				<-child.Done()
 				_ = child.Close()

@@ -113,6 +113,7 @@ func drivers(ctx context.Context, deps Deps) []Row {
 // confinementHints say what to do about layers that are missing.
 var confinementHints = map[string]string{
 	"files":        "use a kernel of 5.13 or newer with landlock in the list of lsm= on its command line",
+	"cgroup":       "loginctl enable-linger, where systemd runs; VMs do without it",
 	"system calls": "use a kernel with CONFIG_SECCOMP_FILTER; a container's runtime may have to allow seccomp",
 }
 

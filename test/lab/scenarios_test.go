@@ -26,6 +26,7 @@ var scenarios = []scenario{
 	{"StopStart", 8 * time.Minute, stopStart},
 	{"KillDaemon", 8 * time.Minute, killDaemon},
 	{"KillVMM", 8 * time.Minute, killVMM},
+	{"Confined", 8 * time.Minute, confined},
 	{"OtherVMM", 10 * time.Minute, otherVMM},
 	{"Ten", 10 * time.Minute, ten},
 	{"Ends", 8 * time.Minute, ends},
@@ -191,6 +192,35 @@ func killVMM(s *scene) {
 	s.must("banger vm start box")
 	s.boxOn("firecracker")
 	s.kept("vmm")
+}
+
+// confined looks at the processes of a VM, as the kernel sees them: each VMM is
+// held by all layers that there are, by an ordinary user.
+func confined(s *scene) {
+	for _, driver := range []string{"firecracker", "qemu"} {
+		s.box()
+		s.must("banger vm stop box")
+		s.must("banger vm start box --vmm " + driver)
+		vm := s.boxOn(driver)
+		for _, layer := range vm.VMM.Confinement {
+			if !layer.On {
+				s.fail("%s: the layer %q is off: %s", driver, layer.Name, layer.Detail)
+			}
+		}
+		s.contains("what is shown", s.must("banger vm show box"), "session, privileges, limits, files, system calls, own filter, cgroup")
+		status := s.must(fmt.Sprintf("cat /proc/%d/status", vm.VMM.PID))
+		for _, line := range []string{"NoNewPrivs:\t1", "Seccomp:\t2", "Seccomp_filters:\t2", "CapEff:\t0000000000000000"} {
+			s.contains("the status of "+driver, status, line)
+		}
+		group := s.must(fmt.Sprintf("sed -n s/^0:://p /proc/%d/cgroup", vm.VMM.PID))
+		s.contains("its cgroup", group, fmt.Sprintf("/banger-%s-%d.scope", vm.ID, vm.VMM.PID))
+		s.equal("its memory", s.must("cat /sys/fs/cgroup"+group+"/memory.max"), strconv.Itoa((vm.MemoryMiB+1024)<<20))
+		s.equal("its threads", s.must("cat /sys/fs/cgroup"+group+"/pids.max"), strconv.Itoa(vm.VCPU+256))
+		s.eventually("systemctl --user list-units --plain --no-legend 'banger-*' | grep -q network")
+		s.must("banger vm stop box")
+		s.eventually("! systemctl --user list-units --all --plain --no-legend 'banger-*' | grep -q .")
+	}
+	s.must("banger vm start box --vmm firecracker")
 }
 
 // otherVMM runs the same VM on QEMU and on Firecracker again.

@@ -20,6 +20,7 @@ import (
 
 	"banger/internal/network/policy"
 	"banger/internal/network/resolver"
+	"banger/internal/vmm/cgroup"
 )
 
 // ConnectTimeout is how long the process waits for its VMM.
@@ -34,6 +35,9 @@ const (
 	// they hold are bounded elsewhere.
 	memoryGoal = 256 << 20
 )
+
+// Limits are far from what the process takes.
+var Limits = cgroup.Limits{MemoryBytes: 2 * memoryGoal, Threads: 256}
 
 // Main is the process that [Start] starts: the arguments are those after
 // [Subcommand]. It returns when the VM is gone, or on SIGTERM.

@@ -115,8 +115,9 @@ func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 		return nil, err
 	}
 	defer network.Close() // of nil does nothing but say so
-	child, layers, err := launch.Start(ctx, d.options.Launcher, launch.Command{
+	child, confinement, err := launch.Start(ctx, d.options.Launcher, launch.Command{
 		Path: capability.Binary, Log: console, Grant: grant(spec), Network: network,
+		Name: spec.ID, Limits: launch.LimitsOf(spec),
 		Args: []string{"--api-sock", socket, "--id", spec.ID, "--log-path", spec.VMMLog, "--level", "Info"},
 	})
 	if err != nil {
@@ -141,7 +142,7 @@ func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 	id := child.Identity()
 	return newMachine(vmm.Handle{
 		Driver: Name, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID,
-		RunDir: spec.RunDir, Accelerator: vmm.AcceleratorKVM, Version: version, Confinement: append(layers, launch.OwnFilter(id.PID, layers)),
+		RunDir: spec.RunDir, Accelerator: vmm.AcceleratorKVM, Version: version, Confinement: confinement.Layers(),
 	}, child), nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"banger/internal/confine"
 	"banger/internal/undo"
 	"banger/internal/vmm"
+	"banger/internal/vmm/cgroup"
 	"banger/internal/vmm/process"
 )
 
@@ -45,6 +46,9 @@ type Command struct {
 	// that process gets; the connection ends with the VMM.
 	Network *os.File
 	Grant   Grant
+	// Name, with Limits, is the VM's ID, for a cgroup.
+	Name   string
+	Limits cgroup.Limits
 	// try leaves the program out.
 	try bool
 }
@@ -98,6 +102,14 @@ func GrantOf(spec vmm.Spec, devices ...string) Grant {
 	return grant
 }
 
+// LimitsOf is what a VMM takes for a VM at most: beside the guest's memory there
+// are the VMM's own, translated code and the cache of disks' pages, of which the
+// kernel takes back what is too much.
+func LimitsOf(spec vmm.Spec) cgroup.Limits {
+	const headroom, threads = 1 << 30, 256
+	return cgroup.Limits{MemoryBytes: uint64(spec.MemoryMiB)<<20 + headroom, Threads: uint64(spec.VCPU) + threads}
+}
+
 // plan is what the launcher is told. Without a path it only makes the network,
 // and to try is to be confined and to end.
 type plan struct {
@@ -127,12 +139,28 @@ const (
 // is confined. launcher is an executable that runs [Main] when its first
 // argument is [Subcommand]. A layer that this host does not offer is left out,
 // which is no error. After an error nothing is left running.
-func Start(ctx context.Context, launcher string, command Command) (*process.Process, []confine.Layer, error) {
+func Start(ctx context.Context, launcher string, command Command) (*process.Process, *Confinement, error) {
 	child, layers, err := start(ctx, launcher, command)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot start %q: %w", command.Path, err)
 	}
-	return child, layers, nil
+	c := &Confinement{layers: layers, pid: child.Identity().PID, placed: make(chan confine.Layer, 1)}
+	// Nothing of the VM waits for that.
+	go func() { c.placed <- cgroup.Place(context.WithoutCancel(ctx), command.Name, c.pid, command.Limits) }()
+	return child, c, nil
+}
+
+// Confinement is how a VMM is confined.
+type Confinement struct {
+	layers []confine.Layer
+	placed chan confine.Layer
+	pid    int
+}
+
+// Layers returns all layers, once they are known: it is to be called once, when
+// the VMM runs its guest.
+func (c *Confinement) Layers() []confine.Layer {
+	return append(c.layers, ownFilter(c.pid, c.layers), <-c.placed)
 }
 
 // CheckNetwork says why [Command.Network] cannot be had on this host, if so.
@@ -153,7 +181,7 @@ func Check(ctx context.Context, launcher string) ([]confine.Layer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot find out how VMMs are confined: %w", err)
 	}
-	return layers, nil
+	return append(layers, cgroup.Check()), nil
 }
 
 // dryRun runs a launcher that ends by itself.

@@ -389,7 +389,7 @@ func run(t *testing.T, on target, grant Grant) (string, []confine.Layer) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	child, layers, err := Start(t.Context(), self, Command{Path: program, Args: []string{string(text)}, Log: log, Grant: grant})
+	child, confinement, err := Start(t.Context(), self, Command{Path: program, Args: []string{string(text)}, Log: log, Grant: grant})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -404,7 +404,7 @@ func run(t *testing.T, on target, grant Grant) (string, []confine.Layer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(out), layers
+	return string(out), confinement.layers
 }
 
 func someGrant(t *testing.T) Grant {
@@ -537,12 +537,12 @@ func TestOwnFilter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	child, layers, err := Start(t.Context(), self, Command{Path: sleep, Args: []string{"1000"}, Grant: someGrant(t)})
+	child, confinement, err := Start(t.Context(), self, Command{Path: sleep, Args: []string{"1000"}, Grant: someGrant(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _, _ = child.Kill(t.Context()), child.Close() }()
-	if layer := OwnFilter(child.Identity().PID, layers); layer.On || layer.Detail == "" {
+	if layer := ownFilter(child.Identity().PID, confinement.layers); layer.On || layer.Detail == "" {
 		t.Errorf("a program without one: %+v", layer)
 	}
 }

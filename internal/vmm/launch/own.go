@@ -9,9 +9,9 @@ import (
 	"banger/internal/confine"
 )
 
-// OwnFilter says whether a VMM that runs has restricted its system calls
+// ownFilter says whether a VMM that runs has restricted its system calls
 // itself, beyond what the layers of its start do.
-func OwnFilter(pid int, layers []confine.Layer) confine.Layer {
+func ownFilter(pid int, layers []confine.Layer) confine.Layer {
 	layer := confine.Layer{Name: "own filter"}
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {

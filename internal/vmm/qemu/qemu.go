@@ -156,8 +156,9 @@ func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found, network 
 		return nil, err
 	}
 	defer log.Close()
-	child, layers, err := launch.Start(ctx, d.options.Launcher, launch.Command{
+	child, confinement, err := launch.Start(ctx, d.options.Launcher, launch.Command{
 		Path: found.capability.Binary, Args: args, Log: log, Files: network, Grant: grant(spec, found.host),
+		Name: spec.ID, Limits: launch.LimitsOf(spec),
 	})
 	if err != nil {
 		return nil, err
@@ -180,7 +181,7 @@ func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found, network 
 	id := child.Identity()
 	return newMachine(vmm.Handle{
 		Driver: Name, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID,
-		RunDir: spec.RunDir, Accelerator: accelerator, Version: found.capability.Version, Confinement: append(layers, launch.OwnFilter(id.PID, layers)),
+		RunDir: spec.RunDir, Accelerator: accelerator, Version: found.capability.Version, Confinement: confinement.Layers(),
 	}, child), nil
 }
 
