@@ -403,6 +403,16 @@ func TestShowSaysWhyOnThisVMM(t *testing.T) {
 	}
 }
 
+func TestShowSaysHowConfined(t *testing.T) {
+	t.Parallel()
+	got := run{args: []string{"vm", "show", "sandbox"}, daemon: &fakeDaemon{vms: twoVMs()}}.do(t)
+	for _, want := range []string{"confined      files\n", "not confined  cgroup: there is no systemd\n"} {
+		if !strings.Contains(got.out, want) {
+			t.Errorf("%q is not in:\n%s", want, got.out)
+		}
+	}
+}
+
 func TestEmptyListsAreLists(t *testing.T) {
 	t.Parallel()
 	got := run{args: []string{"vm", "list", "--json"}, daemon: &fakeDaemon{}}.do(t)
