@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -93,8 +94,14 @@ func TestConfine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret := t.TempDir() + "/secret"
-	if err := os.WriteFile(secret, []byte("secret"), 0o644); err != nil {
+	// Nobody's to read as well, which root becomes: t.TempDir is private.
+	dir, err := os.MkdirTemp("", "banger-confine-") //nolint:usetesting // see above
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	secret := filepath.Join(dir, "secret")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(secret, []byte("secret"), 0o644)); err != nil { //nolint:gosec // see above
 		t.Fatal(err)
 	}
 	var stdout, stderr strings.Builder

@@ -78,6 +78,7 @@ func TestAwait(t *testing.T) {
 	}{
 		{"all of it", map[string]string{path + "memory.max": "1073741824\n", path + "pids.max": "99\n"}, ""},
 		{"no limit", map[string]string{path + "memory.max": "max\n", path + "pids.max": "99\n"}, "memory.max"},
+		{"a higher limit", map[string]string{path + "memory.max": "1073741824\n", path + "pids.max": "100\n"}, "pids.max"},
 		{"no controller", map[string]string{path + "memory.max": "1073741824\n"}, "not delegated"},
 	} {
 		test.files["proc/7/cgroup"] = "4:memory:/other\n0::/user.slice/banger-x-7.scope\n"
