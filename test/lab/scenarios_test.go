@@ -212,10 +212,10 @@ func confined(s *scene) {
 		for _, line := range []string{"NoNewPrivs:\t1", "Seccomp:\t2", "Seccomp_filters:\t2", "CapEff:\t0000000000000000"} {
 			s.contains("the status of "+driver, status, line)
 		}
-		group := s.must(fmt.Sprintf("sed -n s/^0:://p /proc/%d/cgroup", vm.VMM.PID))
+		group := strings.TrimSpace(s.must(fmt.Sprintf("sed -n s/^0:://p /proc/%d/cgroup", vm.VMM.PID)))
 		s.contains("its cgroup", group, fmt.Sprintf("/banger-%s-%d.scope", vm.ID, vm.VMM.PID))
-		s.equal("its memory", s.must("cat /sys/fs/cgroup"+group+"/memory.max"), strconv.Itoa((vm.MemoryMiB+1024)<<20))
-		s.equal("its threads", s.must("cat /sys/fs/cgroup"+group+"/pids.max"), strconv.Itoa(vm.VCPU+256))
+		s.equal("its memory", strings.TrimSpace(s.must("cat /sys/fs/cgroup"+group+"/memory.max")), strconv.Itoa((vm.MemoryMiB+1024)<<20))
+		s.equal("its threads", strings.TrimSpace(s.must("cat /sys/fs/cgroup"+group+"/pids.max")), strconv.Itoa(vm.VCPU+256))
 		s.eventually("systemctl --user list-units --plain --no-legend 'banger-*' | grep -q network")
 		s.must("banger vm stop box")
 		s.eventually("! systemctl --user list-units --all --plain --no-legend 'banger-*' | grep -q .")
