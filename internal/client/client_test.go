@@ -351,6 +351,28 @@ func TestEnsure(t *testing.T) {
 	}
 }
 
+// One that is killed may take a connection that it never answers.
+func TestEnsureAfterKill(t *testing.T) {
+	l := launcher(t, "one")
+	if err := l.Dirs.Make(); err != nil {
+		t.Fatal(err)
+	}
+	dying, err := net.Listen("unix", l.Dirs.Socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		conn, err := dying.Accept()
+		dying.Close()
+		if err == nil {
+			conn.Close()
+		}
+	}()
+	if started, err := l.Ensure(t.Context()); err != nil || started.PID == 0 {
+		t.Errorf("got %+v, %v", started, err)
+	}
+}
+
 // A lock that the caller's shell holds must not be bangerd's too.
 func TestEnsureHandsNothingOn(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")

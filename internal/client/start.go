@@ -50,7 +50,7 @@ func (l *Launcher) Ensure(ctx context.Context) (api.Daemon, error) {
 		if err := l.Client.StopDaemon(stopCtx); err != nil && !errors.Is(err, ErrNotRunning) {
 			return api.Daemon{}, fmt.Errorf("cannot replace the running bangerd of another build: %w", err)
 		}
-	case !errors.Is(err, ErrNotRunning):
+	case !errors.Is(err, ErrNotRunning) && !isGone(err): // gone: it was killed just now
 		return api.Daemon{}, err
 	}
 	return l.start(ctx)
