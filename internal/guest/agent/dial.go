@@ -15,7 +15,7 @@ import (
 )
 
 // dialTimeout bounds the wait for a TCP connection.
-const dialTimeout = 15 * time.Second
+const dialTimeout = 60 * time.Second
 
 func (s *Server) dial(w http.ResponseWriter, r *http.Request) error {
 	if err := upgradable(r, wire.UpgradeDial); err != nil {

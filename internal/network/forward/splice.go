@@ -11,8 +11,10 @@ import (
 	"banger/internal/agent/wire"
 )
 
-// dialTimeout bounds the wait for a connection inside the guest.
-const dialTimeout = 20 * time.Second
+// dialTimeout bounds the wait for a connection inside the guest. An emulated one
+// with a hundred of them to make at once is slow, and who connects waits as long
+// for any other host.
+const dialTimeout = 75 * time.Second
 
 // accept serves one port until its listener is closed.
 func (f *Forwarder) accept(s *served) {
