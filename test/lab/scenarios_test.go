@@ -214,8 +214,8 @@ func confined(s *scene) {
 		}
 		group := strings.TrimSpace(s.must(fmt.Sprintf("sed -n s/^0:://p /proc/%d/cgroup", vm.VMM.PID)))
 		s.contains("its cgroup", group, fmt.Sprintf("/banger-%s-%d.scope", vm.ID, vm.VMM.PID))
-		s.equal("its memory", strings.TrimSpace(s.must("cat /sys/fs/cgroup"+group+"/memory.max")), strconv.Itoa((vm.MemoryMiB+1024)<<20))
-		s.equal("its threads", strings.TrimSpace(s.must("cat /sys/fs/cgroup"+group+"/pids.max")), strconv.Itoa(vm.VCPU+256))
+		s.equal("its memory", s.must("cat /sys/fs/cgroup"+group+"/memory.max"), strconv.Itoa((vm.MemoryMiB+1024)<<20))
+		s.equal("its threads", s.must("cat /sys/fs/cgroup"+group+"/pids.max"), strconv.Itoa(vm.VCPU+256))
 		s.eventually("systemctl --user list-units --plain --no-legend 'banger-*' | grep -q network")
 		s.must("banger vm stop box")
 		s.eventually("! systemctl --user list-units --all --plain --no-legend 'banger-*' | grep -q .")
