@@ -150,10 +150,12 @@ func newKernelImport(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import PATH",
 		Short: "Get a kernel from a file",
-		Long: `Get the kernel of a bundle that 'kernel export' has made. It is verified before the
-kernel is there. If FILE.sig is beside it, the signature must be of one of trusted_keys
+		Long: `Get the kernel of a Debian package on this host (linux-image-*.deb), or of a bundle
+that 'kernel export' has made. A package must have all that VMs need to boot: modules
+for virtio, ext4 and overlay, or these built in. A bundle is verified before the kernel
+is there. If FILE.sig is beside it, the signature must be of one of trusted_keys
 of the configuration; where that has keys, there must be a signature.`,
-		Example: "  banger kernel import custom.tar.zst",
+		Example: "  banger kernel import custom.tar.zst\n  banger kernel import --name mine linux-image-6.1.0-49-cloud-amd64_6.1.170-1_amd64.deb",
 		Args:    exactly("the path"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := filepath.Abs(args[0])
@@ -170,7 +172,7 @@ of the configuration; where that has keys, there must be a signature.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write the kernel as JSON in place of its name")
-	cmd.Flags().StringVar(&request.Name, "name", "", "call the kernel `NAME` (default: as in the bundle)")
+	cmd.Flags().StringVar(&request.Name, "name", "", "call the kernel `NAME` (default: as in the bundle, or the package's)")
 	untrustedFlag(cmd, &request.Untrusted)
 	completeFlag(cmd, "name", cobra.NoFileCompletions)
 	return cmd

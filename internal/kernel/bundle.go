@@ -32,7 +32,10 @@ func (s *Store) PullBundle(ctx context.Context, request api.Pull, report progres
 func (s *Store) Import(ctx context.Context, request api.Import, report progress.Func) (Kernel, error) {
 	kernel, err := s.importBundle(ctx, bundle.Request{Location: request.Path, Name: request.Name, Untrusted: request.Untrusted}, report)
 	if errors.Is(err, bundle.ErrNoBundle) {
-		return Kernel{}, &api.Error{Kind: api.KindUsage, Message: fmt.Sprintf("cannot import %q: %v", request.Path, err), Hint: "'banger kernel export' makes bundles"}
+		if strings.HasSuffix(request.Path, packageExtension) {
+			return s.importDeb(ctx, request, report)
+		}
+		return Kernel{}, &api.Error{Kind: api.KindUsage, Message: fmt.Sprintf("cannot import %q: %v, and no Debian package", request.Path, err), Hint: "'banger kernel export' makes bundles"}
 	}
 	return kernel, err
 }

@@ -34,26 +34,30 @@ const (
 
 // hook gets the package that the metapackage $package depends on, and nothing
 // else that it depends on: apt verifies it as it would for an installation.
-// What [unpack] expects is then below kernel/ in the tree. Modules are not kept
-// compressed: guests load them at every start, and pay for it each time.
 const hook = `set -eu
 real=$(apt-cache --no-all-versions show "$package" | sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p')
 if [ -z "$real" ]; then echo "E: no kernel package found by way of $package" >&2; exit 1; fi
-mkdir -p "$1/kernel/usr/lib"
-ln -s usr/lib "$1/kernel/lib" # depmods and packages differ in where they look
+mkdir -p "$1/kernel"
 cd "$1/kernel"
 echo "I: downloading $real..." >&2
 apt-get -qq download "$real"
 deb=$(echo ./*.deb)
-echo "I: unpacking $real..." >&2
+` + unpackHook + `rm "$deb"
+`
+
+// unpackHook makes of the package $deb, in the directory kernel/ that it runs
+// in, what [unpack] expects there. Modules are not kept compressed: guests load
+// them at every start, and pay for it each time.
+const unpackHook = `echo "I: unpacking $(basename "$deb")..." >&2
+mkdir -p usr/lib
+ln -s usr/lib lib # depmods and packages differ in where they look
 dpkg-deb --field "$deb" Package Version >control
 sha256sum "$deb" | cut -d' ' -f1 >sha256
 dpkg-deb --fsys-tarfile "$deb" | tar -x --wildcards ./boot './*lib/modules'
-rm "$deb"
 echo "I: unpacking and indexing the kernel's modules..." >&2
 find usr/lib/modules -name '*.ko.xz' -print0 | xargs -0 -r -n 64 -P "$(nproc)" xz -d
 PATH="$PATH:/usr/sbin:/sbin"
-for dir in usr/lib/modules/*; do depmod -b "$1/kernel" "$(basename "$dir")"; done
+for dir in usr/lib/modules/*; do depmod -b "$PWD" "$(basename "$dir")"; done
 `
 
 // Check says what this machine lacks for fetching kernels, as an [api.Error]
@@ -62,6 +66,11 @@ func Check(ctx context.Context) error {
 	if err := debian.Check(ctx); err != nil {
 		return err
 	}
+	return checkTools()
+}
+
+// checkTools is [Check] for packages that are on this machine already.
+func checkTools() error {
 	var missing []string
 	for _, tool := range []struct{ name, pkg string }{{"dpkg-deb", "dpkg"}, {"depmod", "kmod"}, {"xz", "xz-utils"}} {
 		if !haveTool(tool.name) {

@@ -74,13 +74,17 @@ func (k Kernel) BootModules() []string {
 // Info is the kernel as told to users, without who uses it.
 func (k Kernel) Info() api.Kernel {
 	source := k.Manifest.Source
-	return api.Kernel{
+	shown := api.Kernel{
 		Name: k.Name, Present: true, Digest: k.Digest, Version: k.Manifest.Version, Size: k.Size, Created: k.Created,
 		Description: k.Manifest.Description,
 		Source: map[string]string{
 			"suite": source.Suite, "package": source.Package, "package_version": source.PackageVersion, "sha256": source.SHA256,
 		},
 	}
+	if source.Suite == "" { // of a package that was on this host
+		delete(shown.Source, "suite")
+	}
+	return shown
 }
 
 // Options say where a [Store] keeps its things and takes kernels from.
