@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -237,7 +238,12 @@ func TestEphemeral(t *testing.T) {
 	first() // counts once
 	h.wantState(t, "one", api.StateRunning)
 	second()
-	eventually(t, "it is deleted", func() bool { _, err := h.Get("one"); return err != nil })
+	eventually(t, "it is deleted, and that is published", func() bool {
+		_, err := h.Get("one")
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return err != nil && slices.Equal(h.published, []string{"stays"})
+	})
 	h.wantNothing(t, "stays")
 	_, err = h.Hold("one")
 	wantKind(t, err, api.KindNotFound)
