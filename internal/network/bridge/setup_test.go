@@ -175,9 +175,9 @@ func TestCollisions(t *testing.T) {
 	}
 	h := testHost(t)
 	for _, test := range []struct{ make, unmake, want string }{
-		{"ip link add x type bridge; ip addr add 172.16.0.9/24 dev x; ip link set x up", "ip link del x", "collides with the"},
-		{"ip link add x type bridge; ip addr add 172.16.0.200/32 dev x", "ip link del x", "collides with the"},
-		{"ip link add x type bridge; ip link set x up; ip route add 172.16.0.0/12 dev x", "ip link del x", "collides with the route 172.16.0.0/12 on x"},
+		{"ip link add x type bridge; echo 1 >/proc/sys/net/ipv6/conf/x/disable_ipv6; ip addr add 172.16.0.9/24 dev x; ip link set x up", "ip link del x", "collides with the"},
+		{"ip link add x type bridge; echo 1 >/proc/sys/net/ipv6/conf/x/disable_ipv6; ip addr add 172.16.0.200/32 dev x", "ip link del x", "collides with the"},
+		{"ip link add x type bridge; echo 1 >/proc/sys/net/ipv6/conf/x/disable_ipv6; ip link set x up; ip route add 172.16.0.0/12 dev x", "ip link del x", "collides with the route 172.16.0.0/12 on x"},
 		{"ip route add blackhole 172.16.0.128/25 table 7", "ip route del blackhole 172.16.0.128/25 table 7", "collides with the route 172.16.0.128/25"},
 		{"ip link add banger0 type bridge", "ip link del banger0", "link banger0 that banger did not make"},
 		{"ip tuntap add dev banger17 mode tap", "ip link del banger17", "link banger17 that banger did not make"},
@@ -195,7 +195,7 @@ func TestCollisions(t *testing.T) {
 		command(t, "sh", "-ec", test.unmake)
 	}
 	// What a VPN makes of "everywhere" is none.
-	command(t, "sh", "-ec", "ip link add x type bridge; ip link set x up; ip route add 128.0.0.0/1 dev x")
+	command(t, "sh", "-ec", "ip link add x type bridge; echo 1 >/proc/sys/net/ipv6/conf/x/disable_ipv6; ip link set x up; ip route add 128.0.0.0/1 dev x")
 	setUp(t, h, settings(1))
 	// What took the place of something of ours is not touched.
 	command(t, "sh", "-ec", "ip link del banger0; ip link add banger0 type bridge")
