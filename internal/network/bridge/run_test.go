@@ -78,6 +78,19 @@ func TestSystemd(t *testing.T) {
 	if err := os.Chmod(bin, 0o777); err != nil { //nolint:gosec // on purpose
 		t.Fatal(err)
 	}
+	unitPath := filepath.Join(h.Units, unitName)
+	if err := os.WriteFile(unitPath, []byte("somebody else's"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Setup(t.Context(), h, settings(1), program, func(string) {}); err == nil {
+		t.Error("a unit of somebody else's is replaced")
+	}
+	if data, err := os.ReadFile(unitPath); err != nil || string(data) != "somebody else's" {
+		t.Errorf("somebody else's unit: %q, %v", data, err)
+	}
+	if err := os.Remove(unitPath); err != nil {
+		t.Fatal(err)
+	}
 	for range 2 {
 		if err := Setup(t.Context(), h, settings(1), program, func(text string) { t.Error("warned:", text) }); err != nil {
 			t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -123,6 +124,9 @@ func (h Host) prepare(ctx context.Context, s Settings) (*record, error) {
 	}
 	if err := collision(); err != nil {
 		return nil, err
+	}
+	if _, err := os.Lstat(filepath.Join(h.Units, unitName)); err == nil && (old == nil || !old.Unit) {
+		return nil, foreign("unit " + unitName)
 	}
 	r := &record{MAC: randomMAC()}
 	if old != nil {
