@@ -48,6 +48,8 @@ func restrictSyscalls(p plan, started program) (confine.Layer, error) {
 	for _, call := range []uint32{unix.SYS_KILL, unix.SYS_TGKILL} {
 		filter.On(call, confine.Arg(0), confine.If(self, 0, 1), confine.Allow, confine.Deny)
 	}
+	// So are limits: of processor time others would end.
+	filter.On(unix.SYS_PRLIMIT64, confine.Arg(0), confine.If(0, 1, 0), confine.If(self, 0, 1), confine.Allow, confine.Deny)
 	if started.shared {
 		filter.On(unix.SYS_TKILL, confine.Deny)
 	}

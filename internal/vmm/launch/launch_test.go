@@ -131,6 +131,9 @@ var attempts = []struct {
 		return err
 	}},
 
+	{"look at the limits of another process", "system calls", func(on target) error {
+		return unix.Prlimit(on.Process, unix.RLIMIT_CPU, nil, new(unix.Rlimit))
+	}},
 	{"change the mode of a file of the user", "system calls", func(on target) error { return os.Chmod(on.Secret, 0o600) }},
 	{"connect to a socket", "system calls", func(on target) error { return dial(on.Socket) }},
 	{"send to a socket", "system calls", func(target) error { return socket(unix.AF_UNIX, unix.SOCK_DGRAM) }},
