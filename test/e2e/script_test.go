@@ -89,7 +89,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("XDG_RUNTIME_DIR", p.runtime)
 	env.Setenv("STATE", filepath.Join(p.state, "banger"))
 	env.Setenv("PREFIX", prefix)
-	env.Setenv("STREAM_MIB", cmp.Or(os.Getenv("BANGER_E2E_STREAM_MIB"), "512"))
+	env.Setenv("STREAM_MIB", cmp.Or(os.Getenv("BANGER_E2E_STREAM_MIB"), "2048"))
 	absolute, err := filepath.Abs(root())
 	if err != nil {
 		return err
