@@ -372,7 +372,7 @@ func TestOutput(t *testing.T) {
 	t.Parallel()
 	for _, args := range []string{
 		"vm list --json", "ps --json", "vm list -q", "vm show sandbox --json", "vm ports sandbox --json", "vm ports sandbox", "vm stats --json", "vm stats sandbox",
-		"image list --json", "image list --available", "image show debian-bookworm --json", "image pull debian-bookworm", "image pull debian-bookworm --json",
+		"image list --json", "image list --available --json", "image show debian-bookworm --json", "image pull debian-bookworm", "image pull debian-bookworm --json",
 		"kernel list --json", "kernel list --available --json", "kernel show debian-6.12 --json", "kernel pull debian-6.12",
 		"vm logs sandbox", "vm logs --source vmm sandbox", "vm start old", "vm stop sandbox", "vm kill sandbox", "vm delete -f old", "vm set sandbox --vcpu 4", "vm set sandbox --vmm firecracker",
 		"vm prune --force", "vm prune --force --json",
