@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func remover() []string { return []string{"rm", "-rf", "--one-file-system", "--"} }
@@ -40,7 +42,12 @@ func TestSweep(t *testing.T) {
 	}
 	fill(t, used.path)
 	fill(t, left.path)
-	left.lock.Close() // as by the end of its process
+	// As by the end of its process. Not by Close alone: a process that another
+	// test is starting has a copy until its exec.
+	if err := unix.Flock(int(left.lock.Fd()), unix.LOCK_UN); err != nil {
+		t.Fatal(err)
+	}
+	left.lock.Close()
 
 	fresh := filepath.Join(base, workDirPrefix()+"fresh") // its lock comes in a moment
 	old := filepath.Join(base, workDirPrefix()+"old")     // its lock never came
