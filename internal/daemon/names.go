@@ -45,7 +45,7 @@ func (d *daemon) serveNames(ctx context.Context, port int) (stop func()) {
 		return func() {}
 	}
 	return func() {
-		if err := server.Close(); err != nil {
+		if err := server.Close(); err != nil { //nolint:contextcheck // by then ctx has ended
 			d.log.WarnContext(ctx, "cannot end the DNS server", "error", err)
 		}
 	}

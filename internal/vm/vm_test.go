@@ -368,7 +368,7 @@ func TestGuestThatDiesEarly(t *testing.T) {
 			h.fake.Handle(func(spec vmm.Spec, agent http.Handler) http.Handler {
 				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					if left.Add(-1) >= 0 {
-						if was, err := h.fake.Crash(context.WithoutCancel(t.Context()), spec.ID); !was || err != nil {
+						if was, err := h.fake.Crash(context.WithoutCancel(r.Context()), spec.ID); !was || err != nil {
 							t.Errorf("no VMM to end: %v, %v", was, err)
 						}
 						panic(http.ErrAbortHandler)
