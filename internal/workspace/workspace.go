@@ -45,7 +45,11 @@ func Open(ctx context.Context, path string) (*Repo, error) {
 		return nil, refuse(path, "it is not a directory", "give the directory of a git repository")
 	}
 	if _, err := exec.LookPath("git"); err != nil {
-		return nil, refuse(path, "git is not installed", "install it: sudo apt-get install git")
+		// Nothing that the user has asked for is wrong.
+		return nil, &api.Error{
+			Kind: api.KindState, Message: fmt.Sprintf("cannot use %q as a workspace: git is not installed", path),
+			Hint: "install it: sudo apt-get install git",
+		}
 	}
 	absolute, err := filepath.Abs(path)
 	if err != nil {

@@ -381,6 +381,15 @@ func isUsage(err error) bool {
 	return ok && e.Kind == api.KindUsage
 }
 
+func TestNoGit(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	_, err := Open(t.Context(), t.TempDir())
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok || e.Kind != api.KindState || !strings.Contains(e.Message, "git is not installed") || !strings.Contains(e.Hint, "install git") {
+		t.Errorf("got %#v, want a failure that is no wrong usage", err)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	s := newSandbox(t)
