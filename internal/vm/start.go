@@ -78,7 +78,12 @@ func (m *Manager) start(op *operation, environment map[string]string, report pro
 		m.forward(e)
 		return m.change(op.ctx, e, func(r *store.VM) { r.Pending, r.LastError = store.PendingNone, "" })
 	}
-	return m.startFailed(op, err)
+	before := m.look(e).record
+	err = m.startFailed(op, err)
+	if before.Ephemeral && !m.look(e).record.Ephemeral {
+		report.Warn(fmt.Sprintf("the VM %q did not start and is kept, for banger vm logs %s to say why; delete it with: banger vm delete %s", before.Name, before.Name, before.Name))
+	}
+	return err
 }
 
 // attempt boots a VM and makes its guest known.

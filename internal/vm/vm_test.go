@@ -223,7 +223,15 @@ func TestFailedStartKeepsTheVM(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
 	h.fake.FailBoot(errors.New("no luck"))
-	_, err := h.Create(t.Context(), api.CreateVM{Name: "one", Start: true, Ephemeral: true}, progress.Discard)
+	var warned []string
+	_, err := h.Create(t.Context(), api.CreateVM{Name: "one", Start: true, Ephemeral: true}, func(event progress.Event) {
+		if event.Warning {
+			warned = append(warned, event.Text)
+		}
+	})
+	if len(warned) != 1 || !strings.Contains(warned[0], "is kept") || !strings.Contains(warned[0], "banger vm delete one") {
+		t.Errorf("the warnings %q do not say that the VM is kept", warned)
+	}
 	if err == nil || !strings.Contains(err.Error(), "no luck") || !strings.Contains(apiHint(err), "banger vm logs one") {
 		t.Errorf("error %v with the hint %q", err, apiHint(err))
 	}
