@@ -50,6 +50,24 @@ func environment(root *rootfs.FS, variables map[string]string) (services bool, e
 	return services, nil
 }
 
+// Inherited are the files, relative to the root, that have nothing but what
+// the host has passed on to one VM: its proxies, whose URLs may have passwords.
+func Inherited() []string {
+	return []string{strings.TrimPrefix(servicesFile, "/"), strings.TrimPrefix(profileFile, "/")}
+}
+
+// EnvironmentFile, relative to the root, has such things beside what is the
+// image's or the user's: [WithoutInherited] is the rest of its content.
+const EnvironmentFile = "etc/environment"
+
+// WithoutInherited empties the part of a file that banger writes.
+func WithoutInherited(content []byte) []byte {
+	if !bytes.Contains(content, []byte(begin)) {
+		return content
+	}
+	return mergeBlock(content, nil, true)
+}
+
 func exists(root *rootfs.FS, name string) bool {
 	_, err := root.Stat(name)
 	return err == nil

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path"
 	"syscall"
+
+	"banger/internal/guest/configure"
 )
 
 // Pack writes a directory to a tar stream, with names below as. Links are
@@ -149,6 +151,9 @@ func (p *packer) file(name string, h *tar.Header) error {
 		return vanished(err)
 	}
 	defer file.Close()
+	if p.system && name == configure.EnvironmentFile && h.Size <= maxEnvironment {
+		return p.environment(file, h)
+	}
 	return p.content(file, h)
 }
 

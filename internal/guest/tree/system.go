@@ -2,17 +2,22 @@ package tree
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/guest/configure"
 )
 
 // PackSystem writes the root file system of a guest to a tar stream, with
@@ -46,12 +51,31 @@ func device(info fs.FileInfo) uint64 {
 
 // own tells what of a system is one machine's: names are relative to its root.
 func own(name string) bool {
+	if slices.Contains(configure.Inherited(), name) {
+		return true
+	}
 	switch name {
 	case "root/.ssh/authorized_keys", "var/lib/systemd/random-seed", "var/lib/dbus/machine-id":
 		return true
 	}
 	matched, err := path.Match("etc/ssh/ssh_host_*", name)
 	return matched && err == nil
+}
+
+// maxEnvironment bounds what is read of the file with the environment, in
+// bytes: a longer one is none that banger has written to.
+const maxEnvironment = 1 << 20
+
+// environment packs the file with the environment without what the host has
+// passed on to this VM.
+func (p *packer) environment(file io.Reader, h *tar.Header) error {
+	content, err := io.ReadAll(io.LimitReader(file, h.Size))
+	if err != nil {
+		return fmt.Errorf("cannot pack %q: %w", h.Name, err)
+	}
+	content = configure.WithoutInherited(content)
+	h.Size = int64(len(content))
+	return p.content(bytes.NewReader(content), h)
 }
 
 // emptied tells which directories are there without what is in them.

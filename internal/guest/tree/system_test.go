@@ -27,6 +27,8 @@ func TestPackSystem(t *testing.T) {
 	for name, text := range map[string]string{
 		"etc/machine-id": "0123", "etc/ssh/ssh_host_ed25519_key": "secret", "etc/ssh/ssh_host_ed25519_key.pub": "x", "etc/ssh/sshd_config": "config",
 		"root/.ssh/authorized_keys": "key", "root/.profile": "profile", "tmp/x": "x", "run/x": "x", "usr/bin/tool": "tool", "var/lib/systemd/random-seed": "seed",
+		"etc/environment": "MINE=1\n# begin banger\nhttp_proxy=http://user:secret@host\n# end banger\nLAST=1\n",
+		"etc/systemd/system.conf.d/50-banger-host.conf": "secret", "etc/profile.d/banger-host.sh": "secret",
 	} {
 		write(name, text)
 	}
@@ -66,13 +68,13 @@ func TestPackSystem(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"./": "", "etc/machine-id": "", "etc/ssh/sshd_config": "config", "root/.profile": "profile", "root/.ssh/": "", "tmp/": "", "run/": "", "bin": "usr/bin",
+		"./": "", "etc/machine-id": "", "etc/environment": "MINE=1\n# begin banger\n# end banger\nLAST=1\n", "etc/ssh/sshd_config": "config", "root/.profile": "profile", "root/.ssh/": "", "tmp/": "", "run/": "", "bin": "usr/bin",
 	} {
 		if got, ok := found[name]; !ok || got != want {
 			t.Errorf("%s: %q, %v, want %q", name, got, ok, want)
 		}
 	}
-	for _, name := range []string{"etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_ed25519_key.pub", "root/.ssh/authorized_keys", "tmp/x", "run/x", "var/lib/systemd/random-seed"} {
+	for _, name := range []string{"etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_ed25519_key.pub", "root/.ssh/authorized_keys", "tmp/x", "run/x", "var/lib/systemd/random-seed", "etc/systemd/system.conf.d/50-banger-host.conf", "etc/profile.d/banger-host.sh"} {
 		if _, ok := found[name]; ok {
 			t.Errorf("%s is there", name)
 		}
