@@ -357,7 +357,7 @@ func TestEnsureAfterKill(t *testing.T) {
 	if err := l.Dirs.Make(); err != nil {
 		t.Fatal(err)
 	}
-	dying, err := net.Listen("unix", l.Dirs.Socket())
+	dying, err := new(net.ListenConfig).Listen(t.Context(), "unix", l.Dirs.Socket())
 	if err != nil {
 		t.Fatal(err)
 	}
