@@ -49,7 +49,7 @@ type Options struct {
 
 	// TempDir is where the tree is put together: a file system of its size
 	// that other users may enter, as in user namespaces root is one. Empty
-	// is $TMPDIR, else /var/tmp.
+	// is what [DefaultTempDir] says.
 	TempDir string
 }
 
@@ -101,6 +101,9 @@ func Bootstrap(ctx context.Context, opts Options, w io.Writer, report progress.F
 	base := opts.TempDir
 	if base == "" {
 		base = DefaultTempDir()
+		if wanted := os.Getenv("TMPDIR"); filepath.IsAbs(wanted) && base != wanted {
+			report.Warn(fmt.Sprintf("the build is in %s: other users, as which parts of it run, may not enter TMPDIR, %s", base, wanted))
+		}
 	}
 	if err := sweep(base, run.remove); err != nil {
 		report.Warn(err.Error())
@@ -122,12 +125,25 @@ func Bootstrap(ctx context.Context, opts Options, w io.Writer, report progress.F
 	return run.build(ctx, dir.Tree(), args, w, report)
 }
 
-// DefaultTempDir is where trees are put together unless told otherwise.
+// DefaultTempDir is where trees are put together unless told otherwise: TMPDIR,
+// if those who must can enter it.
 func DefaultTempDir() string {
-	if dir := os.Getenv("TMPDIR"); filepath.IsAbs(dir) {
+	if dir := os.Getenv("TMPDIR"); filepath.IsAbs(dir) && (os.Getuid() == 0 || enterable(dir)) {
 		return dir
 	}
 	return "/var/tmp"
+}
+
+// enterable says whether every user may enter a directory, or it is not there.
+func enterable(dir string) bool {
+	for ; ; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err == nil && info.Mode()&0o001 == 0 {
+			return false
+		}
+		if dir == filepath.Dir(dir) {
+			return true
+		}
+	}
 }
 
 // arguments are mmdebstrap's for opts, without its name.

@@ -106,3 +106,34 @@ func TestRemoveSaysWhatIsLeft(t *testing.T) {
 		t.Errorf("got error %v, want one that names %s", err, d.path)
 	}
 }
+
+func TestDefaultTempDir(t *testing.T) {
+	top := t.TempDir()
+	open, closed := filepath.Join(top, "open"), filepath.Join(top, "closed", "below")
+	for _, dir := range []string{open, closed} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for dir, mode := range map[string]os.FileMode{filepath.Dir(top): 0o755, top: 0o755, open: 0o755, filepath.Dir(closed): 0o700} {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !enterable(filepath.Dir(filepath.Dir(top))) {
+		t.Skipf("SKIPPED: not every user may enter the directory of the tests' files, %s", top)
+	}
+	for dir, want := range map[string]bool{open: true, filepath.Join(open, "none"): true, closed: false} {
+		if got := enterable(dir); got != want {
+			t.Errorf("enterable(%q) = %v, want %v", dir, got, want)
+		}
+	}
+	t.Setenv("TMPDIR", closed)
+	want := "/var/tmp"
+	if os.Getuid() == 0 {
+		want = closed
+	}
+	if got := DefaultTempDir(); got != want {
+		t.Errorf("with TMPDIR=%s: %s, want %s", closed, got, want)
+	}
+}
