@@ -54,6 +54,9 @@ func TestLab(t *testing.T) {
 	if os.Getenv("BANGER_LAB") == "" {
 		t.Skip("SKIPPED: the lab takes minutes; set BANGER_LAB=1, or run: make lab")
 	}
+	// Many an ordinary user's PATH is without the programs for administrators,
+	// mke2fs among them.
+	t.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
 	caches, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
