@@ -45,13 +45,17 @@ type Host struct {
 	State, Units, Program string
 	// Systemd is there while systemd runs, Resolved while systemd-resolved does.
 	Systemd, Resolved string
+	// Self is the program that runs, by a name that always leads to it.
+	Self string
+	// onlyRoots is in tests what is taken to be root's alone; nil is the truth.
+	onlyRoots func(path string) bool
 }
 
 // ThisHost is the machine that the process runs on.
 func ThisHost() Host {
 	return Host{
 		State: "/var/lib/banger", Units: "/etc/systemd/system", Program: "/usr/local/sbin/banger-network",
-		Systemd: "/run/systemd/system", Resolved: "/run/systemd/resolve",
+		Systemd: "/run/systemd/system", Resolved: "/run/systemd/resolve", Self: "/proc/self/exe",
 	}
 }
 

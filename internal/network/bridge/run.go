@@ -125,11 +125,48 @@ func unitOf(path string) []byte {
 	return fmt.Appendf(nil, unitText, strings.NewReplacer("%", "%%", "$", "$$", `"`, `\"`, `\`, `\\`).Replace(path))
 }
 
+// runsAsItIs says whether systemd may run this program where it is: it is the
+// one that runs now, and nobody but root can change it.
+func (h Host) runsAsItIs(executable string) bool {
+	self, err := os.Stat(h.Self)
+	if err != nil || !h.only(executable) {
+		return false
+	}
+	info, err := os.Stat(executable)
+	return err == nil && os.SameFile(self, info)
+}
+
+func (h Host) only(path string) bool {
+	if h.onlyRoots != nil {
+		return h.onlyRoots(path)
+	}
+	return onlyRoots(path)
+}
+
+// checkCopy fails where [Host.installUnit] would have to put a copy and must
+// not. old is what was set up before, or nil.
+func (h Host) checkCopy(old *record, executable string) error {
+	if h.runsAsItIs(executable) {
+		return nil
+	}
+	if _, err := os.Lstat(h.Program); err == nil && (old == nil || old.Program != h.Program) {
+		return foreign("file " + h.Program)
+	}
+	if dir := filepath.Dir(h.Program); !h.only(dir) {
+		return &api.Error{
+			Kind:    api.KindState,
+			Message: fmt.Sprintf("cannot have systemd repeat the setup at boot: others than root can write to %q, where its program goes", dir),
+			Hint:    "make that directory, and those above it, writable for root alone",
+		}
+	}
+	return nil
+}
+
 // installUnit has systemd repeat the setup at boot, with a program that only
 // root can change: the user's own would be a way to become root.
 func (h Host) installUnit(ctx context.Context, r *record, executable string) error {
 	path := executable
-	if !onlyRoots(executable) {
+	if !h.runsAsItIs(executable) {
 		path = h.Program
 		r.Program = path
 	}
@@ -138,8 +175,11 @@ func (h Host) installUnit(ctx context.Context, r *record, executable string) err
 		return err
 	}
 	if path != executable {
-		if err := copyProgram(executable, path); err != nil {
+		if err := copyProgram(h.Self, path); err != nil {
 			return err
+		}
+		if !h.only(path) {
+			return fmt.Errorf("cannot have systemd repeat it at boot: others than root can change %q", path)
 		}
 	}
 	if err := os.WriteFile(filepath.Join(h.Units, unitName), unitOf(path), 0o644); err != nil {
@@ -200,6 +240,8 @@ func onlyRoots(path string) bool {
 	}
 }
 
+// copyProgram copies the program that runs: from is [Host.Self], which stays
+// that whatever has come to be at the path that it was started by.
 func copyProgram(from, to string) error {
 	data, err := os.ReadFile(from)
 	if err == nil {

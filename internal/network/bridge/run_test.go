@@ -78,6 +78,32 @@ func TestSystemd(t *testing.T) {
 	if err := os.Chmod(bin, 0o777); err != nil { //nolint:gosec // on purpose
 		t.Fatal(err)
 	}
+	h.Self = program
+	h.onlyRoots = func(string) bool { return false }
+	if err := Setup(t.Context(), h, settings(1), program, func(string) {}); err == nil || !strings.Contains(err.Error(), "others than root") {
+		t.Errorf("a copy goes where others can write: %v", err)
+	}
+	h.onlyRoots = func(path string) bool { return path == filepath.Dir(h.Program) || path == h.Program }
+	if err := os.WriteFile(h.Program, []byte("somebody else's"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Setup(t.Context(), h, settings(1), program, func(string) {}); err == nil || !strings.Contains(err.Error(), "did not make") {
+		t.Errorf("a program of somebody else's is replaced: %v", err)
+	}
+	if _, err := Teardown(t.Context(), h, true); err != nil {
+		t.Error(err)
+	}
+	if data, err := os.ReadFile(h.Program); err != nil || string(data) != "somebody else's" {
+		t.Errorf("somebody else's program: %q, %v", data, err)
+	}
+	if err := os.Remove(h.Program); err != nil {
+		t.Fatal(err)
+	}
+	// What is at the path by now is not what runs.
+	elsewhere := filepath.Join(bin, "replaced")
+	if err := os.WriteFile(elsewhere, []byte("the user's"), 0o755); err != nil { //nolint:gosec // it is run
+		t.Fatal(err)
+	}
 	unitPath := filepath.Join(h.Units, unitName)
 	if err := os.WriteFile(unitPath, []byte("somebody else's"), 0o600); err != nil {
 		t.Fatal(err)
@@ -92,7 +118,7 @@ func TestSystemd(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := Setup(t.Context(), h, settings(1), program, func(text string) { t.Error("warned:", text) }); err != nil {
+		if err := Setup(t.Context(), h, settings(1), elsewhere, func(text string) { t.Error("warned:", text) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -123,6 +149,25 @@ func TestSystemd(t *testing.T) {
 	want := once + once + names + "systemctl disable --quiet banger-network.service\nsystemctl daemon-reload\n"
 	if diff := cmp.Diff(want, string(data)); diff != "" {
 		t.Errorf("asked of systemd (-want +got):\n%s", diff)
+	}
+}
+
+func TestRunsAsItIs(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	self, other := filepath.Join(dir, "self"), filepath.Join(dir, "other")
+	for _, path := range []string{self, other} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := Host{Self: self, onlyRoots: func(string) bool { return true }}
+	if !h.runsAsItIs(self) || h.runsAsItIs(other) {
+		t.Error("it is the program that runs which counts")
+	}
+	h.onlyRoots = nil
+	if h.runsAsItIs(self) {
+		t.Error("a file below /tmp is run by root")
 	}
 }
 

@@ -32,7 +32,11 @@ func Setup(ctx context.Context, h Host, s Settings, executable string, warn func
 		return err
 	}
 	defer unlock()
-	r, err := h.prepare(ctx, s)
+	boot := executable != ""
+	if _, err := os.Stat(h.Systemd); boot && err != nil {
+		executable = ""
+	}
+	r, err := h.prepare(ctx, s, executable)
 	if err != nil {
 		if old, loadErr := h.load(); old == nil && loadErr == nil {
 			err = errors.Join(err, h.forget())
@@ -52,11 +56,11 @@ func Setup(ctx context.Context, h Host, s Settings, executable string, warn func
 	if err := h.wireNames(ctx, s.DNSPort); err != nil {
 		warn("systemd-resolved was not told about NAME.vm: " + err.Error())
 	}
-	if _, err := os.Stat(h.Systemd); executable != "" && err == nil {
+	if executable != "" {
 		if err := h.installUnit(ctx, r, executable); err != nil {
 			return err
 		}
-	} else if executable != "" {
+	} else if boot {
 		warn("systemd does not run here, so that nothing repeats this at boot: run it again then")
 	}
 	r.Complete = true
@@ -89,7 +93,7 @@ func blocked(chain string) string {
 }
 
 // prepare makes the record of what is going to be there, and changes nothing.
-func (h Host) prepare(ctx context.Context, s Settings) (*record, error) {
+func (h Host) prepare(ctx context.Context, s Settings, executable string) (*record, error) {
 	old, err := h.load()
 	if err != nil {
 		return nil, err
@@ -127,6 +131,11 @@ func (h Host) prepare(ctx context.Context, s Settings) (*record, error) {
 	}
 	if _, err := os.Lstat(filepath.Join(h.Units, unitName)); err == nil && (old == nil || !old.Unit) {
 		return nil, foreign("unit " + unitName)
+	}
+	if executable != "" {
+		if err := h.checkCopy(old, executable); err != nil {
+			return nil, err
+		}
 	}
 	r := &record{MAC: randomMAC()}
 	if old != nil {
