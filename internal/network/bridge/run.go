@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"banger/internal/api"
 	"banger/internal/atomicfile"
@@ -140,7 +139,7 @@ func (h Host) only(path string) bool {
 	if h.onlyRoots != nil {
 		return h.onlyRoots(path)
 	}
-	return onlyRoots(path)
+	return program.OnlyRoots(path)
 }
 
 // checkCopy fails where [Host.installUnit] would have to put a copy and must
@@ -224,20 +223,6 @@ func (h Host) removeUnit(ctx context.Context, r *record) error {
 		return fmt.Errorf("cannot remove the unit from systemd: %w", err)
 	}
 	return nil
-}
-
-// onlyRoots says whether nobody but root can change what is at a path.
-func onlyRoots(path string) bool {
-	for {
-		info, err := os.Lstat(path)
-		if err != nil || info.Sys().(*syscall.Stat_t).Uid != 0 || info.Mode()&os.ModeSymlink != 0 || info.Mode().Perm()&0o022 != 0 {
-			return false
-		}
-		if path == filepath.Dir(path) {
-			return true
-		}
-		path = filepath.Dir(path)
-	}
 }
 
 // copyProgram copies the program that runs: from is [Host.Self], which stays

@@ -11,6 +11,7 @@ import (
 
 	"banger/internal/network/netnstest"
 	"banger/internal/network/policy"
+	"banger/internal/network/program"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -69,28 +70,28 @@ func TestSystemd(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	ctx := program.WithStubs(t.Context(), bin)
 	before := snapshot(t, h)
-	program := filepath.Join(bin, "banger")                                     // in a directory that others can write
-	if err := os.WriteFile(program, []byte("the program"), 0o755); err != nil { //nolint:gosec // it is run
+	self := filepath.Join(bin, "banger")                                     // in a directory that others can write
+	if err := os.WriteFile(self, []byte("the program"), 0o755); err != nil { //nolint:gosec // it is run
 		t.Fatal(err)
 	}
 	if err := os.Chmod(bin, 0o777); err != nil { //nolint:gosec // on purpose
 		t.Fatal(err)
 	}
-	h.Self = program
+	h.Self = self
 	h.onlyRoots = func(string) bool { return false }
-	if err := Setup(t.Context(), h, settings(1), program, func(string) {}); err == nil || !strings.Contains(err.Error(), "others than root") {
+	if err := Setup(ctx, h, settings(1), self, func(string) {}); err == nil || !strings.Contains(err.Error(), "others than root") {
 		t.Errorf("a copy goes where others can write: %v", err)
 	}
 	h.onlyRoots = func(path string) bool { return path == filepath.Dir(h.Program) || path == h.Program }
 	if err := os.WriteFile(h.Program, []byte("somebody else's"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := Setup(t.Context(), h, settings(1), program, func(string) {}); err == nil || !strings.Contains(err.Error(), "did not make") {
+	if err := Setup(ctx, h, settings(1), self, func(string) {}); err == nil || !strings.Contains(err.Error(), "did not make") {
 		t.Errorf("a program of somebody else's is replaced: %v", err)
 	}
-	if _, err := Teardown(t.Context(), h, true); err != nil {
+	if _, err := Teardown(ctx, h, true); err != nil {
 		t.Error(err)
 	}
 	if data, err := os.ReadFile(h.Program); err != nil || string(data) != "somebody else's" {
@@ -108,7 +109,7 @@ func TestSystemd(t *testing.T) {
 	if err := os.WriteFile(unitPath, []byte("somebody else's"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := Setup(t.Context(), h, settings(1), program, func(string) {}); err == nil {
+	if err := Setup(ctx, h, settings(1), self, func(string) {}); err == nil {
 		t.Error("a unit of somebody else's is replaced")
 	}
 	if data, err := os.ReadFile(unitPath); err != nil || string(data) != "somebody else's" {
@@ -118,7 +119,7 @@ func TestSystemd(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := Setup(t.Context(), h, settings(1), elsewhere, func(text string) { t.Error("warned:", text) }); err != nil {
+		if err := Setup(ctx, h, settings(1), elsewhere, func(text string) { t.Error("warned:", text) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -129,14 +130,16 @@ func TestSystemd(t *testing.T) {
 	if data, err := os.ReadFile(h.Program); err != nil || string(data) != "the program" {
 		t.Errorf("its program: %q, %v", data, err)
 	}
-	if err := Restore(t.Context(), h, func(text string) { t.Error("warned:", text) }); err != nil {
+	if err := Restore(ctx, h, func(text string) { t.Error("warned:", text) }); err != nil {
 		t.Error(err)
 	}
-	status, err := Look(t.Context(), h)
+	status, err := Look(ctx, h)
 	if err != nil || !status.Boot || status.Problems != nil {
 		t.Errorf("status: %+v, %v", status, err)
 	}
-	tearDown(t, h)
+	if done, err := Teardown(ctx, h, false); err != nil || !done {
+		t.Fatalf("teardown: %v, %v", done, err)
+	}
 	if diff := cmp.Diff(before, snapshot(t, h)); diff != "" {
 		t.Errorf("after the teardown (-before +after):\n%s", diff)
 	}
@@ -168,16 +171,5 @@ func TestRunsAsItIs(t *testing.T) {
 	h.onlyRoots = nil
 	if h.runsAsItIs(self) {
 		t.Error("a file below /tmp is run by root")
-	}
-}
-
-func TestOnlyRoots(t *testing.T) {
-	t.Parallel()
-	if !onlyRoots("/usr/bin") {
-		t.Error("/usr/bin is said to be open to others")
-	}
-	dir := t.TempDir() // below /tmp, which all can write
-	if onlyRoots(dir) || onlyRoots(filepath.Join(dir, "missing")) {
-		t.Error("a directory below /tmp is said to be root's alone")
 	}
 }
