@@ -7,10 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"net/url"
-	"os"
 	"strings"
 
 	"banger/internal/download"
+	"banger/internal/regular"
 )
 
 // IsURL tells whether a location is not a file on this host.
@@ -31,16 +31,12 @@ func (r Request) open(ctx context.Context) (io.ReadCloser, int64, error) {
 	if IsURL(r.Location) {
 		return download.Open(ctx, r.Location, r.Insecure)
 	}
-	file, err := os.Open(r.Location)
+	file, info, err := regular.Open(r.Location)
+	if errors.Is(err, regular.ErrKind) {
+		return nil, 0, fmt.Errorf("%w: it is not a file", ErrNoBundle)
+	}
 	if err != nil {
 		return nil, 0, err
-	}
-	info, err := file.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%w: it is not a file", ErrNoBundle)
-	}
-	if err != nil {
-		return nil, 0, errors.Join(err, file.Close())
 	}
 	return file, info.Size(), nil
 }
@@ -65,14 +61,9 @@ func (r Request) signature(ctx context.Context) ([]byte, error) {
 }
 
 func readSignature(_ context.Context, path string) ([]byte, error) {
-	file, err := os.Open(path + SignatureExtension)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxSignature+1))
-	if err == nil && len(data) > maxSignature {
-		err = errors.New("it is too long to be one")
+	data, _, err := regular.Read(path+SignatureExtension, maxSignature)
+	if errors.Is(err, regular.ErrSize) {
+		return nil, errors.New("it is too long to be one")
 	}
 	return data, err
 }

@@ -148,7 +148,11 @@ func (a *app) configOf(owner *user.User) (config.Config, error) {
 	if err != nil {
 		return config.Config{}, err
 	}
-	return config.Load(dirs)
+	uid, err := strconv.Atoi(owner.Uid)
+	if err != nil {
+		return config.Config{}, fmt.Errorf("cannot understand the id of user %q: %w", owner.Username, err)
+	}
+	return config.LoadOf(dirs, uid)
 }
 
 func newNetworkResolved(a *app) *cobra.Command {

@@ -8,15 +8,16 @@ import (
 	"io/fs"
 	"log/slog"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/crypto/ssh"
 
 	"banger/internal/paths"
+	"banger/internal/regular"
 	"banger/internal/size"
 )
 
@@ -108,22 +109,36 @@ func Defaults(dirs paths.Dirs) Config {
 // An unknown key, a wrong type or a bad value is an error of one line that
 // names file, line and key.
 func Load(dirs paths.Dirs) (Config, error) {
+	return load(dirs, nil)
+}
+
+// LoadOf is [Load] by root, of another user's file. That is theirs, or what
+// root lets everybody read; of the latter no error says what is in it.
+func LoadOf(dirs paths.Dirs, uid int) (Config, error) { return load(dirs, &uid) }
+
+func load(dirs paths.Dirs, uid *int) (Config, error) {
 	path := dirs.ConfigFile()
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	data, info, err := regular.Read(path, maxFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return Defaults(dirs), nil
-	}
-	if err != nil {
-		return Config{}, fmt.Errorf("cannot read the configuration: %w", err)
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxFile {
+	case errors.Is(err, regular.ErrKind), errors.Is(err, regular.ErrSize):
 		return Config{}, fmt.Errorf("cannot read the configuration %q: it is not a regular file of at most %s", path, size.Human(maxFile))
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
+	case err != nil:
 		return Config{}, fmt.Errorf("cannot read the configuration: %w", err)
 	}
-	return parse(data, path, dirs)
+	if uid == nil {
+		return parse(data, path, dirs)
+	}
+	owner := int(info.Sys().(*syscall.Stat_t).Uid)
+	if owner != *uid && (owner != 0 || info.Mode().Perm()&0o004 == 0) {
+		return Config{}, fmt.Errorf("cannot read the configuration %q: it belongs to another user", path)
+	}
+	config, err := parse(data, path, dirs)
+	if bad, ok := errors.AsType[*Error](err); ok && owner != *uid {
+		err = &Error{Path: path, Line: bad.Line, Reason: "it is wrong, and not the user's own file"}
+	}
+	return config, err
 }
 
 func parse(data []byte, path string, dirs paths.Dirs) (Config, error) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -191,5 +192,42 @@ func TestTrustedKeys(t *testing.T) {
 		if told, ok := errors.AsType[*Error](err); !ok || told.Line != 2 || told.Key != "trusted_keys" {
 			t.Errorf("%q: %v", bad, err)
 		}
+	}
+}
+
+func TestLoadOf(t *testing.T) {
+	t.Parallel()
+	dirs := testDirs(t)
+	write(t, dirs, "secret = 1\n")
+	mine := os.Getuid()
+	if _, err := LoadOf(dirs, mine); err == nil || !strings.Contains(err.Error(), "secret") {
+		t.Errorf("the user's own: %v", err)
+	}
+	if _, err := LoadOf(dirs, mine+1); err == nil || !strings.Contains(err.Error(), "belongs to another user") {
+		t.Errorf("another user's: %v", err)
+	}
+	// A link of the user's to a file of root's that everybody may read.
+	if err := os.Remove(dirs.ConfigFile()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc/passwd", dirs.ConfigFile()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadOf(dirs, 12345); err == nil || !strings.Contains(err.Error(), "not the user's own") || strings.Contains(err.Error(), "root:") {
+		t.Errorf("root's: %v", err)
+	}
+}
+
+func TestLoadFIFO(t *testing.T) {
+	t.Parallel()
+	dirs := testDirs(t)
+	if err := os.MkdirAll(dirs.Config, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(dirs.ConfigFile(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(dirs); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Errorf("a FIFO: %v", err)
 	}
 }

@@ -8,13 +8,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"banger/internal/agent/wire"
+	"banger/internal/regular"
 )
 
 const (
@@ -196,21 +195,6 @@ func (p *Passed) read(path string) []certificate {
 }
 
 func readFile(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a file", path)
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxBundle+1))
-	if err == nil && len(data) > maxBundle {
-		err = fmt.Errorf("%s has more than %d bytes", path, maxBundle)
-	}
+	data, _, err := regular.Read(path, maxBundle)
 	return data, err
 }

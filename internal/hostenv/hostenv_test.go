@@ -225,7 +225,7 @@ func TestCertificates(t *testing.T) {
 		if diff := cmp.Diff([]string{"env"}, subjects(passed)); diff != "" {
 			t.Error(diff)
 		}
-		if len(passed.Warnings) != 1 || !strings.Contains(passed.Warnings[0], "is not a file") {
+		if len(passed.Warnings) != 1 || !strings.Contains(passed.Warnings[0], "is not a regular file") {
 			t.Errorf("warnings: %q", passed.Warnings)
 		}
 	})
