@@ -283,7 +283,7 @@ func newNetworkTeardown(a *app) *cobra.Command {
 			if _, err := needRoot("network teardown"); err != nil {
 				return err
 			}
-			done, err := bridge.Teardown(cmd.Context(), bridge.ThisHost(), force)
+			done, err := bridge.Teardown(cmd.Context(), bridge.ThisHost(), force, func(text string) { a.warn("%s", text) })
 			if err != nil {
 				return err
 			}

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vishvananda/netlink"
+
 	"banger/internal/api"
 	"banger/internal/atomicfile"
 	"banger/internal/network/plan"
@@ -48,30 +50,96 @@ func deleteTables(ctx context.Context) error {
 	return nil
 }
 
+// chain is one of the firewall's.
+type chain struct {
+	Family, Table, Name, Hook, Type, Policy string
+}
+
+func (c chain) String() string { return fmt.Sprintf("%s %s %s", c.Family, c.Table, c.Name) }
+
+// foreignChains are those of others that IPv4 packets go through.
+func foreignChains(ctx context.Context) ([]chain, error) {
+	out, err := program.Run(ctx, "", "nft", "-j", "list", "chains")
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the firewall's chains: %w", err)
+	}
+	var list struct {
+		Nftables []struct {
+			Chain chain `json:"chain"`
+		} `json:"nftables"`
+	}
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
+		return nil, fmt.Errorf("cannot understand the firewall's chains: %w", err)
+	}
+	var chains []chain
+	for _, entry := range list.Nftables {
+		// The table "ip banger" would be somebody else's.
+		if c := entry.Chain; c.Family == "ip" || c.Family == "inet" && c.Table != table {
+			chains = append(chains, c)
+		}
+	}
+	return chains, nil
+}
+
 // blocker names a chain of somebody else's that drops what is forwarded if
 // nothing in it says otherwise, as Docker's does. An accept of ours does not
 // count there.
 func blocker(ctx context.Context) (string, error) {
-	out, err := program.Run(ctx, "", "nft", "-j", "list", "chains")
+	chains, err := foreignChains(ctx)
+	for _, c := range chains {
+		if c.Hook == "forward" && c.Policy == "drop" {
+			return c.String(), nil
+		}
+	}
+	return "", err
+}
+
+// forwarder names something of somebody else's that looks as if it needed the
+// host to forward packets.
+func forwarder(ctx context.Context) (string, error) {
+	chains, err := foreignChains(ctx)
 	if err != nil {
-		return "", fmt.Errorf("cannot list the firewall's chains: %w", err)
+		return "", err
 	}
-	var list struct {
-		Nftables []struct {
-			Chain struct {
-				Family, Table, Name, Hook, Policy string
-			} `json:"chain"`
-		} `json:"nftables"`
+	for _, c := range chains {
+		if c.Hook == "forward" || c.Hook != "" && c.Type == "nat" {
+			return fmt.Sprintf("the firewall's chain %q", c), nil
+		}
 	}
-	if err := json.Unmarshal([]byte(out), &list); err != nil {
-		return "", fmt.Errorf("cannot understand the firewall's chains: %w", err)
+	links, err := netlink.LinkList()
+	if err != nil {
+		return "", fmt.Errorf("cannot list the links: %w", err)
 	}
-	for _, entry := range list.Nftables {
-		if c := entry.Chain; c.Hook == "forward" && c.Policy == "drop" && (c.Family == "ip" || c.Family == "inet") && c.Table != table {
-			return fmt.Sprintf("%s %s %s", c.Family, c.Table, c.Name), nil
+	for _, link := range links {
+		if link.Type() != "bridge" || link.Attrs().Name == Name {
+			continue
+		}
+		addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+		if err != nil {
+			return "", fmt.Errorf("cannot list the addresses of %s: %w", link.Attrs().Name, err)
+		}
+		if len(addrs) > 0 {
+			return "the bridge " + link.Attrs().Name, nil
 		}
 	}
 	return "", nil
+}
+
+// stopForwarding puts the kernel's setting back, which others may have come to
+// rely on: it was on when they started, so that they did not turn it on.
+func stopForwarding(ctx context.Context, warn func(string)) error {
+	what, err := forwarder(ctx)
+	if err != nil {
+		what = "something (" + err.Error() + ")"
+	}
+	if what != "" {
+		warn("the host still forwards packets, which it did not before the setup: " + what + " may need it; if nothing does: sysctl net.ipv4.ip_forward=0")
+		return nil
+	}
+	if err := writeSetting(forwardingPath, "0"); err != nil {
+		return fmt.Errorf("cannot put the host's setting for forwarding back: %w", err)
+	}
+	return nil
 }
 
 // wireNames has systemd-resolved ask bangerd about NAME.vm, by way of the

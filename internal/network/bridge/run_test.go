@@ -91,7 +91,7 @@ func TestSystemd(t *testing.T) {
 	if err := Setup(ctx, h, settings(1), self, func(string) {}); err == nil || !strings.Contains(err.Error(), "did not make") {
 		t.Errorf("a program of somebody else's is replaced: %v", err)
 	}
-	if _, err := Teardown(ctx, h, true); err != nil {
+	if _, err := Teardown(ctx, h, true, func(string) {}); err != nil {
 		t.Error(err)
 	}
 	if data, err := os.ReadFile(h.Program); err != nil || string(data) != "somebody else's" {
@@ -137,7 +137,7 @@ func TestSystemd(t *testing.T) {
 	if err != nil || !status.Boot || status.Problems != nil {
 		t.Errorf("status: %+v, %v", status, err)
 	}
-	if done, err := Teardown(ctx, h, false); err != nil || !done {
+	if done, err := Teardown(ctx, h, false, func(string) {}); err != nil || !done {
 		t.Fatalf("teardown: %v, %v", done, err)
 	}
 	if diff := cmp.Diff(before, snapshot(t, h)); diff != "" {

@@ -200,8 +200,8 @@ func (h Host) build(ctx context.Context, r *record, rules string) error {
 
 // Teardown removes what [Setup] made, however far it got, and nothing else. It
 // says whether there was anything. With VMs on the bridge it refuses without
-// force.
-func Teardown(ctx context.Context, h Host, force bool) (done bool, err error) {
+// force. warn gets what is not as it was before.
+func Teardown(ctx context.Context, h Host, force bool, warn func(string)) (done bool, err error) {
 	if _, err := os.Stat(h.State); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -252,8 +252,8 @@ func Teardown(ctx context.Context, h Host, force bool) (done bool, err error) {
 		return false, err
 	}
 	if boot, err := bootID(); err == nil && boot == r.BootID && r.Forwarding == "0" {
-		if err := writeSetting(forwardingPath, "0"); err != nil {
-			return false, fmt.Errorf("cannot put the host's setting for forwarding back: %w", err)
+		if err := stopForwarding(ctx, warn); err != nil {
+			return false, err
 		}
 	}
 	return true, h.forget()

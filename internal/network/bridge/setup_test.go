@@ -30,7 +30,7 @@ func setUp(t *testing.T, h Host, s Settings) {
 
 func tearDown(t *testing.T, h Host) {
 	t.Helper()
-	done, err := Teardown(t.Context(), h, false)
+	done, err := Teardown(t.Context(), h, false, func(string) {})
 	if err != nil || !done {
 		t.Fatalf("teardown: %v, %v", done, err)
 	}
@@ -88,10 +88,12 @@ func TestSetupAndTeardown(t *testing.T) {
 			t.Errorf("back again it is another (-first +now):\n%s", diff)
 		}
 		tearDown(t, h)
+		// The foreigners may need it by now.
+		before = strings.ReplaceAll(before, forwardingPath+"\n0\n", forwardingPath+"\n1\n")
 		if diff := cmp.Diff(before, snapshot(t, h)); diff != "" {
 			t.Errorf("after the teardown (-before +after):\n%s", diff)
 		}
-		if done, err := Teardown(t.Context(), h, false); done || err != nil {
+		if done, err := Teardown(t.Context(), h, false, func(string) {}); done || err != nil {
 			t.Errorf("the second teardown: %v, %v", done, err)
 		}
 		if status, err := Look(t.Context(), h); status.SetUp || err != nil {
@@ -121,7 +123,7 @@ func TestSetupThatIsKilled(t *testing.T) {
 		if err := Setup(t.Context(), h, settings(16), "", func(string) {}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Teardown(t.Context(), h, false); err != nil {
+		if _, err := Teardown(t.Context(), h, false, func(string) {}); err != nil {
 			t.Fatal(err)
 		}
 		return
@@ -155,7 +157,7 @@ func TestSetupThatIsKilled(t *testing.T) {
 		if rand.N(2) == 0 { // set up from where it was
 			setUp(t, h, settings(3))
 		}
-		if _, err := Teardown(t.Context(), h, false); err != nil {
+		if _, err := Teardown(t.Context(), h, false, func(string) {}); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(before, snapshot(t, h)); diff != "" {
@@ -222,7 +224,7 @@ func TestTeardownWithVMs(t *testing.T) {
 	before := snapshot(t, h)
 	setUp(t, h, settings(3))
 	vm := openTAP(t, "banger18")
-	if _, err := Teardown(t.Context(), h, false); err == nil || !strings.Contains(err.Error(), "VMs are using banger18") {
+	if _, err := Teardown(t.Context(), h, false, func(string) {}); err == nil || !strings.Contains(err.Error(), "VMs are using banger18") {
 		t.Errorf("teardown: %v", err)
 	}
 	if err := Setup(t.Context(), h, settings(2), "", func(string) {}); err == nil || !strings.Contains(err.Error(), "a VM is using banger18") {
@@ -232,7 +234,7 @@ func TestTeardownWithVMs(t *testing.T) {
 	if status, err := Look(t.Context(), h); err != nil || !cmp.Equal(status.InUse, []string{"banger18"}) {
 		t.Errorf("status: %+v, %v", status, err)
 	}
-	if done, err := Teardown(t.Context(), h, true); !done || err != nil {
+	if done, err := Teardown(t.Context(), h, true, func(string) {}); !done || err != nil {
 		t.Errorf("teardown with force: %v, %v", done, err)
 	}
 	vm.Close()
@@ -257,5 +259,39 @@ func TestBlocker(t *testing.T) {
 	}
 	if status, err := Look(t.Context(), h); err != nil || !cmp.Equal(status.Problems, warned) {
 		t.Errorf("status: %+v, %v", status, err)
+	}
+}
+
+func TestForwardingThatOthersNeed(t *testing.T) {
+	t.Parallel()
+	if !netnstest.Enter(t) {
+		return
+	}
+	h := testHost(t)
+	for _, test := range []struct{ make, unmake, want string }{
+		{"true", "true", ""},
+		{"nft add table ip x; nft add chain ip x y; nft add chain ip x in '{ type filter hook input priority 0; }'", "nft delete table ip x", ""},
+		{"ip link add x type bridge", "ip link del x", ""},
+		{"ip link add x type bridge; ip addr add 10.9.0.1/24 dev x", "ip link del x", "the bridge x"},
+		{"nft add table inet x; nft add chain inet x y '{ type filter hook forward priority 0; }'", "nft delete table inet x", `chain "inet x y"`},
+		{"nft add table ip banger; nft add chain ip banger y '{ type nat hook postrouting priority 100; }'", "nft delete table ip banger", `chain "ip banger y"`},
+	} {
+		if err := writeSetting(forwardingPath, "0"); err != nil {
+			t.Fatal(err)
+		}
+		setUp(t, h, settings(1))
+		command(t, "sh", "-ec", test.make)
+		var warned []string
+		if done, err := Teardown(t.Context(), h, false, func(text string) { warned = append(warned, text) }); err != nil || !done {
+			t.Fatalf("%s: %v, %v", test.make, done, err)
+		}
+		now, err := readSetting(forwardingPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if test.want == "" && (now != "0" || warned != nil) || test.want != "" && (now != "1" || len(warned) != 1 || !strings.Contains(warned[0], test.want)) {
+			t.Errorf("%s: it is %s, warned: %q", test.make, now, warned)
+		}
+		command(t, "sh", "-ec", test.unmake)
 	}
 }
