@@ -245,7 +245,7 @@ func userNetwork(executable string, load func() (config.Config, error)) vm.Netwo
 				return vmm.NIC{}, nil, err
 			}
 			// Nobody waits for that, and the process is confined without it.
-			go cgroup.Place(context.WithoutCancel(ctx), filepath.Base(link.RunDir)+"-network", child.Identity().PID, usernet.Limits)
+			go cgroup.Place(context.WithoutCancel(ctx), filepath.Base(link.RunDir)+"-network", child.Identity(), usernet.Limits)
 			go func() { // held until its end, which is when it is reaped
 				<-child.Done()
 				_ = child.Close()

@@ -17,6 +17,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"banger/internal/confine"
+	"banger/internal/vmm/process"
 )
 
 const layerName = "cgroup"
@@ -36,12 +37,12 @@ const (
 
 // Place puts a running process into a cgroup of its own with these limits, and
 // says whether that is so. name is a part of the cgroup's.
-func Place(ctx context.Context, name string, pid int, limits Limits) confine.Layer {
+func Place(ctx context.Context, name string, who process.Identity, limits Limits) confine.Layer {
 	layer := confine.Layer{Name: layerName}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errors.New("systemd does not answer"))
 	defer cancel()
-	unit := fmt.Sprintf("banger-%s-%d.scope", name, pid)
-	if err := place(ctx, unit, pid, limits); err != nil {
+	unit := fmt.Sprintf("banger-%s-%d.scope", name, who.PID)
+	if err := place(ctx, unit, who, limits); err != nil {
 		layer.Detail = err.Error()
 		return layer
 	}
@@ -49,15 +50,15 @@ func Place(ctx context.Context, name string, pid int, limits Limits) confine.Lay
 	return layer
 }
 
-func place(ctx context.Context, unit string, pid int, limits Limits) error {
+func place(ctx context.Context, unit string, who process.Identity, limits Limits) error {
 	address, err := thisManager()
 	if err != nil {
 		return err
 	}
-	if err := startScope(ctx, address, unit, pid, limits); err != nil {
+	if err := startScope(ctx, address, unit, who, limits); err != nil {
 		return err
 	}
-	return await(ctx, "/", unit, pid, limits)
+	return await(ctx, "/", unit, who.PID, limits)
 }
 
 // Check says whether this user's processes can be given cgroups. It does not
@@ -118,7 +119,7 @@ type auxiliary struct {
 }
 
 // startScope has systemd make a scope around a process.
-func startScope(ctx context.Context, address, unit string, pid int, limits Limits) error {
+func startScope(ctx context.Context, address, unit string, who process.Identity, limits Limits) error {
 	conn, err := dbus.Dial(address, dbus.WithContext(ctx))
 	if err != nil {
 		return fmt.Errorf("cannot reach systemd: %w", err)
@@ -130,12 +131,20 @@ func startScope(ctx context.Context, address, unit string, pid int, limits Limit
 	if err := conn.Hello(); err != nil {
 		return fmt.Errorf("cannot reach systemd: %w", err)
 	}
+	return askScope(ctx, conn, unit, who, limits)
+}
+
+// askScope asks by the pid: that it is still the process's is looked at last.
+func askScope(ctx context.Context, conn *dbus.Conn, unit string, who process.Identity, limits Limits) error {
 	properties := []property{
 		{"Description", dbus.MakeVariant("a VM of banger")},
-		{"PIDs", dbus.MakeVariant([]uint32{uint32(pid)})},
+		{"PIDs", dbus.MakeVariant([]uint32{uint32(who.PID)})},
 		{"MemoryMax", dbus.MakeVariant(limits.MemoryBytes)},
 		{"TasksMax", dbus.MakeVariant(limits.Threads)},
 		{"CollectMode", dbus.MakeVariant("inactive-or-failed")},
+	}
+	if err := who.Check(); err != nil {
+		return fmt.Errorf("process %d gets no cgroup: %w", who.PID, err)
 	}
 	call := conn.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1").CallWithContext(
 		ctx, "org.freedesktop.systemd1.Manager.StartTransientUnit", 0, unit, "fail", properties, []auxiliary{})

@@ -1,10 +1,19 @@
 package cgroup
 
 import (
+	"context"
+	"errors"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"banger/internal/vmm/process"
 )
 
 // host makes the files of one below a directory; a name that ends with a slash
@@ -89,5 +98,37 @@ func TestAwait(t *testing.T) {
 	}
 	if _, err := find(host(t, map[string]string{"proc/7/cgroup": "4:memory:/other\n"}), 7); err == nil {
 		t.Error("a host without cgroups of version 2")
+	}
+}
+
+// TestPIDThatIsAnothers has a process that got the pid of one that has ended:
+// systemd is not asked about it.
+func TestPIDThatIsAnothers(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	near, far := net.Pipe()
+	defer far.Close()
+	conn, err := dbus.NewConn(near)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	bootID, err := process.BootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := exec.CommandContext(t.Context(), "true")
+	if err := ended.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for _, who := range []process.Identity{
+		{PID: os.Getpid(), StartTime: 1, BootID: bootID},
+		{PID: ended.Process.Pid, StartTime: 1, BootID: bootID},
+		{PID: os.Getpid(), StartTime: 1, BootID: "another"},
+	} {
+		if err := askScope(ctx, conn, "banger-x.scope", who, Limits{}); !errors.Is(err, process.ErrGone) {
+			t.Errorf("%+v: %v", who, err)
+		}
 	}
 }

@@ -146,7 +146,9 @@ func Start(ctx context.Context, launcher string, command Command) (*process.Proc
 	}
 	c := &Confinement{layers: layers, pid: child.Identity().PID, placed: make(chan confine.Layer, 1)}
 	// Nothing of the VM waits for that.
-	go func() { c.placed <- cgroup.Place(context.WithoutCancel(ctx), command.Name, c.pid, command.Limits) }()
+	go func() {
+		c.placed <- cgroup.Place(context.WithoutCancel(ctx), command.Name, child.Identity(), command.Limits)
+	}()
 	return child, c, nil
 }
 

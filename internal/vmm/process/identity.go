@@ -2,10 +2,12 @@ package process
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // Identity is one process for all time: pids are used again, and start times
@@ -15,6 +17,28 @@ type Identity struct {
 	// StartTime is field 22 of /proc/PID/stat, in clock ticks since boot.
 	StartTime uint64
 	BootID    string
+}
+
+// Check returns [ErrGone] if the process has ended, whoever has its pid now.
+func (i Identity) Check() error {
+	bootID, err := BootID()
+	if err != nil {
+		return err
+	}
+	if i.BootID != bootID || i.PID <= 0 {
+		return ErrGone
+	}
+	now, err := readStat(i.PID)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+		return ErrGone
+	}
+	if err != nil {
+		return err
+	}
+	if now.startTime != i.StartTime || now.ended() {
+		return ErrGone
+	}
+	return nil
 }
 
 // BootID is different for each boot of the host.

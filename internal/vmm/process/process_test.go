@@ -161,12 +161,21 @@ func TestOpenGone(t *testing.T) {
 		if _, err := Open(gone); !errors.Is(err, ErrGone) {
 			t.Errorf("%s: error %v", name, err)
 		}
+		if err := gone.Check(); !errors.Is(err, ErrGone) {
+			t.Errorf("%s: check: error %v", name, err)
+		}
+	}
+	if err := id.Check(); err != nil {
+		t.Errorf("one that runs: %v", err)
 	}
 	if err := p.Kill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(id); !errors.Is(err, ErrGone) {
 		t.Errorf("ended: error %v", err)
+	}
+	if err := id.Check(); !errors.Is(err, ErrGone) {
+		t.Errorf("ended: check: error %v", err)
 	}
 }
 
