@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -146,8 +147,12 @@ func (g *Guest) DialUDP(addr netip.AddrPort) (*gonet.UDPConn, error) {
 	return gonet.DialUDP(g.Stack, nil, &remote, ipv4.ProtocolNumber)
 }
 
-// ProbeUDP sends a datagram and returns the error that comes back for it, nil
-// if a datagram does.
+// probeInterval is how long a probe waits for an answer before it asks again:
+// networks may lose datagrams, and hosts say "unreachable" only so often.
+const probeInterval = 250 * time.Millisecond
+
+// ProbeUDP sends datagrams until one comes back, or an error for one, which it
+// returns.
 func (g *Guest) ProbeUDP(ctx context.Context, addr netip.AddrPort) error {
 	var wq waiter.Queue
 	endpoint, terr := g.Stack.NewEndpoint(udp.ProtocolNumber, ipv4.ProtocolNumber, &wq)
@@ -161,18 +166,21 @@ func (g *Guest) ProbeUDP(ctx context.Context, addr netip.AddrPort) error {
 	if terr := endpoint.Connect(full(addr)); terr != nil {
 		return errors.New(terr.String())
 	}
-	if _, terr := endpoint.Write(strings.NewReader("probe"), tcpip.WriteOptions{}); terr != nil {
-		return errors.New(terr.String())
+	for {
+		if _, terr := endpoint.Write(strings.NewReader("probe"), tcpip.WriteOptions{}); terr != nil {
+			return errors.New(terr.String())
+		}
+		select {
+		case <-ready:
+			if terr := endpoint.LastError(); terr != nil {
+				return errors.New(terr.String())
+			}
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(probeInterval):
+		}
 	}
-	select {
-	case <-ready:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if terr := endpoint.LastError(); terr != nil {
-		return errors.New(terr.String())
-	}
-	return nil
 }
 
 // ListenTCP listens in the guest.
