@@ -226,11 +226,16 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	return nil
 }
 
+// ask makes a request whose answer is a T.
+func ask[T any](ctx context.Context, c *Client, method, path string, in any) (T, error) {
+	var answer T
+	err := c.call(ctx, method, path, in, &answer)
+	return answer, err
+}
+
 // Daemon asks who answers.
 func (c *Client) Daemon(ctx context.Context) (api.Daemon, error) {
-	var daemon api.Daemon
-	err := c.call(ctx, http.MethodGet, "/v1/daemon", nil, &daemon)
-	return daemon, err
+	return ask[api.Daemon](ctx, c, http.MethodGet, "/v1/daemon", nil)
 }
 
 // StopDaemon stops bangerd and returns when its socket is closed. VMs go on.
@@ -254,24 +259,18 @@ func (c *Client) StopDaemon(ctx context.Context) error {
 
 // VMs lists all VMs.
 func (c *Client) VMs(ctx context.Context) ([]api.VM, error) {
-	var vms []api.VM
-	err := c.call(ctx, http.MethodGet, "/v1/vms", nil, &vms)
-	return vms, err
+	return ask[[]api.VM](ctx, c, http.MethodGet, "/v1/vms", nil)
 }
 
 // VM looks one up by name, id or unique prefix of an id, as all other methods
 // that take a ref do.
 func (c *Client) VM(ctx context.Context, ref string) (api.VM, error) {
-	var vm api.VM
-	err := c.call(ctx, http.MethodGet, vmPath(ref, ""), nil, &vm)
-	return vm, err
+	return ask[api.VM](ctx, c, http.MethodGet, vmPath(ref, ""), nil)
 }
 
 // SetVM changes sizes.
 func (c *Client) SetVM(ctx context.Context, ref string, set api.SetVM) (api.VM, error) {
-	var vm api.VM
-	err := c.call(ctx, http.MethodPatch, vmPath(ref, ""), set, &vm)
-	return vm, err
+	return ask[api.VM](ctx, c, http.MethodPatch, vmPath(ref, ""), set)
 }
 
 // DeleteVM deletes a VM and its disks.
@@ -281,37 +280,27 @@ func (c *Client) DeleteVM(ctx context.Context, ref string, del api.DeleteVM) err
 
 // KillVM ends a VM as a power cut would.
 func (c *Client) KillVM(ctx context.Context, ref string) (api.VM, error) {
-	var vm api.VM
-	err := c.call(ctx, http.MethodPost, vmPath(ref, "/kill"), nil, &vm)
-	return vm, err
+	return ask[api.VM](ctx, c, http.MethodPost, vmPath(ref, "/kill"), nil)
 }
 
 // Stats of a running VM.
 func (c *Client) Stats(ctx context.Context, ref string) (api.Stats, error) {
-	var stats api.Stats
-	err := c.call(ctx, http.MethodGet, vmPath(ref, "/stats"), nil, &stats)
-	return stats, err
+	return ask[api.Stats](ctx, c, http.MethodGet, vmPath(ref, "/stats"), nil)
 }
 
 // Images in the store, and those that this bangerd can make.
 func (c *Client) Images(ctx context.Context) ([]api.Image, error) {
-	var images []api.Image
-	err := c.call(ctx, http.MethodGet, "/v1/images", nil, &images)
-	return images, err
+	return ask[[]api.Image](ctx, c, http.MethodGet, "/v1/images", nil)
 }
 
 // Image looks one up.
 func (c *Client) Image(ctx context.Context, name string) (api.Image, error) {
-	var image api.Image
-	err := c.call(ctx, http.MethodGet, "/v1/images/"+url.PathEscape(name), nil, &image)
-	return image, err
+	return ask[api.Image](ctx, c, http.MethodGet, "/v1/images/"+url.PathEscape(name), nil)
 }
 
 // PruneImages removes what can be fetched again, or says what that would be.
 func (c *Client) PruneImages(ctx context.Context, prune api.Prune) (api.Pruned, error) {
-	var pruned api.Pruned
-	err := c.call(ctx, http.MethodPost, "/v1/images/prune", prune, &pruned)
-	return pruned, err
+	return ask[api.Pruned](ctx, c, http.MethodPost, "/v1/images/prune", prune)
 }
 
 // DeleteImage deletes one that no VM uses.
@@ -325,16 +314,12 @@ func (c *Client) Kernels(ctx context.Context, available bool) ([]api.Kernel, err
 	if available {
 		path += "?available=1"
 	}
-	var kernels []api.Kernel
-	err := c.call(ctx, http.MethodGet, path, nil, &kernels)
-	return kernels, err
+	return ask[[]api.Kernel](ctx, c, http.MethodGet, path, nil)
 }
 
 // Kernel looks one up.
 func (c *Client) Kernel(ctx context.Context, name string) (api.Kernel, error) {
-	var kernel api.Kernel
-	err := c.call(ctx, http.MethodGet, "/v1/kernels/"+url.PathEscape(name), nil, &kernel)
-	return kernel, err
+	return ask[api.Kernel](ctx, c, http.MethodGet, "/v1/kernels/"+url.PathEscape(name), nil)
 }
 
 // DeleteKernel deletes one that no VM uses.

@@ -26,99 +26,79 @@ const maxEvent = 8 << 20
 // what was done, and CreateVM returns after that; if the operation was finished
 // before bangerd heard of it, its result is returned without an error.
 func (c *Client) CreateVM(ctx context.Context, create api.CreateVM, report progress.Func) (api.VM, error) {
-	var vm api.VM
-	err := c.events(ctx, "/v1/vms", create, &vm, report)
-	return vm, err
+	return follow[api.VM](ctx, c, "/v1/vms", create, report)
 }
 
 // StartVM returns when the guest answers. Canceled as [Client.CreateVM].
 func (c *Client) StartVM(ctx context.Context, ref string, start api.StartVM, report progress.Func) (api.VM, error) {
-	var vm api.VM
-	err := c.events(ctx, vmPath(ref, "/start"), start, &vm, report)
-	return vm, err
+	return follow[api.VM](ctx, c, vmPath(ref, "/start"), start, report)
 }
 
 // StopVM stops a VM cleanly, and kills it if that takes too long.
 func (c *Client) StopVM(ctx context.Context, ref string, stop api.StopVM, report progress.Func) (api.VM, error) {
-	var vm api.VM
-	err := c.events(ctx, vmPath(ref, "/stop"), stop, &vm, report)
-	return vm, err
+	return follow[api.VM](ctx, c, vmPath(ref, "/stop"), stop, report)
 }
 
 // ImportImage makes an image of a file or directory on this host.
 func (c *Client) ImportImage(ctx context.Context, request api.Import, report progress.Func) (api.Image, error) {
-	var image api.Image
-	err := c.events(ctx, "/v1/images/import", request, &image, report)
-	return image, err
+	return follow[api.Image](ctx, c, "/v1/images/import", request, report)
 }
 
 // PullImage gets an image of the catalog, of a bundle or of a registry.
 func (c *Client) PullImage(ctx context.Context, pull api.Pull, report progress.Func) (api.Image, error) {
-	var image api.Image
-	err := c.events(ctx, "/v1/images/pull", pull, &image, report)
-	return image, err
+	return follow[api.Image](ctx, c, "/v1/images/pull", pull, report)
 }
 
 // CommitVM makes an image of a VM's disk.
 func (c *Client) CommitVM(ctx context.Context, ref string, request api.Commit, report progress.Func) (api.Image, error) {
-	var image api.Image
-	err := c.events(ctx, vmPath(ref, "/commit"), request, &image, report)
-	return image, err
+	return follow[api.Image](ctx, c, vmPath(ref, "/commit"), request, report)
 }
 
 // AvailableImages are those in the store and in all catalogs.
 func (c *Client) AvailableImages(ctx context.Context, report progress.Func) ([]api.Image, error) {
-	var images []api.Image
-	err := c.events(ctx, "/v1/images/available", struct{}{}, &images, report)
-	return images, err
+	return follow[[]api.Image](ctx, c, "/v1/images/available", struct{}{}, report)
 }
 
 // AvailableKernels are those in the store and in all catalogs.
 func (c *Client) AvailableKernels(ctx context.Context, report progress.Func) ([]api.Kernel, error) {
-	var kernels []api.Kernel
-	err := c.events(ctx, "/v1/kernels/available", struct{}{}, &kernels, report)
-	return kernels, err
+	return follow[[]api.Kernel](ctx, c, "/v1/kernels/available", struct{}{}, report)
 }
 
 // ExportImage packs an image into a file.
 func (c *Client) ExportImage(ctx context.Context, name string, request api.Export, report progress.Func) (api.Exported, error) {
-	var exported api.Exported
-	err := c.events(ctx, "/v1/images/"+url.PathEscape(name)+"/export", request, &exported, report)
-	return exported, err
+	return follow[api.Exported](ctx, c, "/v1/images/"+url.PathEscape(name)+"/export", request, report)
 }
 
 // PullKernel gets a kernel of the catalog, or of a bundle.
 func (c *Client) PullKernel(ctx context.Context, pull api.Pull, report progress.Func) (api.Kernel, error) {
-	var kernel api.Kernel
-	err := c.events(ctx, "/v1/kernels/pull", pull, &kernel, report)
-	return kernel, err
+	return follow[api.Kernel](ctx, c, "/v1/kernels/pull", pull, report)
 }
 
 // ImportKernel makes a kernel of a file or directory on this host.
 func (c *Client) ImportKernel(ctx context.Context, request api.Import, report progress.Func) (api.Kernel, error) {
-	var kernel api.Kernel
-	err := c.events(ctx, "/v1/kernels/import", request, &kernel, report)
-	return kernel, err
+	return follow[api.Kernel](ctx, c, "/v1/kernels/import", request, report)
 }
 
 // ExportKernel packs a kernel into a file.
 func (c *Client) ExportKernel(ctx context.Context, name string, request api.Export, report progress.Func) (api.Exported, error) {
-	var exported api.Exported
-	err := c.events(ctx, "/v1/kernels/"+url.PathEscape(name)+"/export", request, &exported, report)
-	return exported, err
+	return follow[api.Exported](ctx, c, "/v1/kernels/"+url.PathEscape(name)+"/export", request, report)
 }
 
 // Ports the guest listens on.
 func (c *Client) Ports(ctx context.Context, ref string) ([]api.Port, error) {
-	var ports []api.Port
-	err := c.call(ctx, http.MethodGet, vmPath(ref, "/ports"), nil, &ports)
-	return ports, err
+	return ask[[]api.Port](ctx, c, http.MethodGet, vmPath(ref, "/ports"), nil)
 }
 
-// events posts a request and follows the operation to its end. Closing our
+// follow posts a request and follows the operation to its end. Closing our
 // half of the connection is what tells bangerd to cancel, so that the answer
 // (undone, or done after all) can still be read.
-func (c *Client) events(ctx context.Context, path string, in, out any, report progress.Func) error {
+func follow[T any](ctx context.Context, c *Client, path string, in any, report progress.Func) (T, error) {
+	var result T
+	err := c.events(ctx, path, in, report, &result)
+	return result, err
+}
+
+func (c *Client) events(ctx context.Context, path string, in any, report progress.Func, result any) error {
 	x, err := c.send(ctx, http.MethodPost, path, in, "", func(conn net.Conn) {
 		half, ok := conn.(interface{ CloseWrite() error })
 		if !ok || half.CloseWrite() != nil || conn.SetReadDeadline(time.Now().Add(cancelGrace)) != nil {
@@ -147,7 +127,7 @@ func (c *Client) events(ctx context.Context, path string, in, out any, report pr
 			}
 			return event.Error
 		case event.Result != nil:
-			if err := json.Unmarshal(event.Result, out); err != nil {
+			if err := json.Unmarshal(event.Result, result); err != nil {
 				return fmt.Errorf("cannot understand bangerd's answer: %w", err)
 			}
 			return nil
