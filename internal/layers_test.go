@@ -22,7 +22,7 @@ var leaves = []string{"api", "agent/wire", "progress", "undo", "paths", "size", 
 var allowed = map[string][]string{
 	"agent":   nil,
 	"api":     {"vmm"}, // handles are part of what a VM is
-	"bundle":  {"objects", "download"},
+	"bundle":  {"objects", "download", "catalog"},
 	"catalog": {"objects", "download"},
 	"cli":     {"client", "agent", "doctor", "network", "ssh", "sshconfig", "workspace", "hostenv"}, // network: what root does has no daemon
 	"client":  nil,

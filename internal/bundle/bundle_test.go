@@ -163,6 +163,64 @@ func TestExportOfWhatIsDamaged(t *testing.T) {
 	wantError(t, err, api.KindUsage)
 }
 
+// Where files cannot be without a name, they have one that is not seen.
+func TestHiddenWithAName(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "b")
+	for _, text := range []string{"first", "second"} { // which replaces that
+		file, err := createNamed(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = file.WriteString(text)
+		if err := errors.Join(err, file.show(path), file.end()); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != text {
+			t.Errorf("got %q, %v", got, err)
+		}
+	}
+	file, err := createNamed(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := file.end(); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// A hole of a sparse entry comes out of nothing, and must not outlast a cancel.
+func TestCancelInAHole(t *testing.T) {
+	t.Parallel()
+	const size = 1 << 30
+	var records strings.Builder
+	for _, record := range []string{"major=1", "minor=0", "name=x", fmt.Sprintf("realsize=%d", size)} {
+		line := " GNU.sparse." + record + "\n"
+		fmt.Fprintf(&records, "%d%s", len(line)+2, line)
+	}
+	// archive/tar writes neither: the records are a file that is made to be some,
+	// and the data begins with a map of one block at the end of the hole.
+	data := archive(t, []entry{{name: "records", data: records.String()}, {name: "data", data: fmt.Sprintf("%-512s", fmt.Sprintf("1\n%d\n0\n", size))}})
+	data[156] = tar.TypeXHeader
+	sum := 8 * int(' ')
+	for i, b := range data[:512] {
+		if i < 148 || i >= 156 {
+			sum += int(b)
+		}
+	}
+	copy(data[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := &reader{tar: tar.NewReader(bytes.NewReader(data))}
+	if err := r.unpack(ctx, objects.Part{Path: "x", Size: size}, t.TempDir()); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+}
+
 // entry is one of a bundle that is made by hand.
 type entry struct {
 	name, data string
@@ -525,7 +583,7 @@ func FuzzReader(f *testing.F) {
 		}
 		parent := t.TempDir()
 		dir := filepath.Join(parent, "dir")
-		err = r.unpackAll(found.Parts, dir)
+		err = r.unpackAll(t.Context(), found.Parts, dir)
 		if entries, err := os.ReadDir(parent); err != nil || len(entries) > 1 {
 			t.Errorf("beside the directory: %v, %v", entries, err)
 		}

@@ -3,6 +3,7 @@ package bundle
 import (
 	"archive/tar"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -51,7 +52,7 @@ func export[M any](ctx context.Context, object objects.Object[M], kind, path str
 	if err != nil {
 		return api.Exported{}, err
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
+	defer func() { err = errors.Join(err, file.end()) }()
 	if err := pack(ctx, file, object, signed, report); err != nil {
 		return api.Exported{}, err
 	}
@@ -61,40 +62,73 @@ func export[M any](ctx context.Context, object objects.Object[M], kind, path str
 	if info, err = file.Stat(); err != nil {
 		return api.Exported{}, err
 	}
-	if err := show(file, path); err != nil {
+	if err := file.show(path); err != nil {
 		return api.Exported{}, err
 	}
 	return api.Exported{Name: header.Name, Path: path, Digest: header.Digest, Size: info.Size(), Signed: string(signed)}, nil
 }
 
-// createHidden opens a file in path's directory that has no name yet, so that
-// whatever ends this process, nothing is left.
-func createHidden(path string) (*os.File, error) {
-	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o666)
-	if err == nil {
-		return os.NewFile(uintptr(fd), path), nil
+// hidden is a file in the directory that it is to have a name in.
+type hidden struct {
+	*os.File
+	// name is what it is called meanwhile. Empty is best: then nothing is left
+	// whatever ends this process.
+	name string
+}
+
+// createHidden opens a new file in path's directory.
+func createHidden(path string) (*hidden, error) {
+	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, mode)
+	switch {
+	case err == nil:
+		return &hidden{File: os.NewFile(uintptr(fd), path)}, nil
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EISDIR):
+		// Not every file system has that: NFS, FUSE, and overlays of older kernels.
+		return createNamed(path)
 	}
 	return nil, &os.PathError{Op: "create a file in", Path: filepath.Dir(path), Err: err}
 }
 
+// mode is before the umask.
+const mode = 0o666
+
+func createNamed(path string) (*hidden, error) {
+	name := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"."+rand.Text())
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	return &hidden{File: file, name: name}, err
+}
+
 // show gives the file its name.
-func show(file *os.File, path string) error {
-	self := fmt.Sprintf("/proc/self/fd/%d", file.Fd())
-	link := func(to string) error {
-		return unix.Linkat(unix.AT_FDCWD, self, unix.AT_FDCWD, to, unix.AT_SYMLINK_FOLLOW)
+func (h *hidden) show(path string) error {
+	if h.name == "" {
+		self := fmt.Sprintf("/proc/self/fd/%d", h.Fd())
+		link := func(to string) error {
+			return unix.Linkat(unix.AT_FDCWD, self, unix.AT_FDCWD, to, unix.AT_SYMLINK_FOLLOW)
+		}
+		err := link(path)
+		if !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+		next := fmt.Sprintf("%s.%d.new", path, os.Getpid())
+		if err := link(next); err != nil {
+			return err
+		}
+		h.name = next
 	}
-	err := link(path)
-	if !errors.Is(err, unix.EEXIST) {
+	if err := os.Rename(h.name, path); err != nil {
 		return err
 	}
-	next := fmt.Sprintf("%s.%d.new", path, os.Getpid())
-	if err := link(next); err != nil {
-		return err
-	}
-	if err := os.Rename(next, path); err != nil {
-		return errors.Join(err, os.Remove(next))
-	}
+	h.name = ""
 	return nil
+}
+
+// end closes the file, and removes one that was not shown.
+func (h *hidden) end() error {
+	err := h.Close()
+	if h.name != "" {
+		err = errors.Join(err, os.Remove(h.name))
+	}
+	return err
 }
 
 func pack[M any](ctx context.Context, w io.Writer, object objects.Object[M], header []byte, report progress.Func) error {

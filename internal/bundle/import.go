@@ -92,11 +92,11 @@ func importBundle[M any](ctx context.Context, store *objects.Store[M], request R
 		name = r.header.Name
 	}
 	report.Step("unpacking")
-	object, err := store.Import(ctx, name, r.header.Digest, func(_ context.Context, dir string) (M, error) {
+	object, err := store.Import(ctx, name, r.header.Digest, func(ctx context.Context, dir string) (M, error) {
 		if err := enoughSpace(dir, r.header.Disk); err != nil {
 			return found.Manifest, err
 		}
-		return found.Manifest, r.unpackAll(found.Parts, dir)
+		return found.Manifest, r.unpackAll(ctx, found.Parts, dir)
 	})
 	if errors.Is(err, objects.ErrTaken) {
 		return none, &api.Error{
@@ -129,9 +129,9 @@ func (r *reader) verify(request Request, signature []byte) error {
 }
 
 // unpackAll writes what there is after the manifest, which must be these parts.
-func (r *reader) unpackAll(parts []objects.Part, dir string) error {
+func (r *reader) unpackAll(ctx context.Context, parts []objects.Part, dir string) error {
 	for _, part := range parts {
-		if err := r.unpack(part, dir); err != nil {
+		if err := r.unpack(ctx, part, dir); err != nil {
 			return err
 		}
 	}
@@ -140,7 +140,7 @@ func (r *reader) unpackAll(parts []objects.Part, dir string) error {
 
 // unpack writes the next part, which must be the one that is given. Blocks of
 // zeros become holes.
-func (r *reader) unpack(part objects.Part, dir string) (err error) {
+func (r *reader) unpack(ctx context.Context, part objects.Part, dir string) (err error) {
 	entry, err := r.next(part.Path)
 	if err != nil {
 		return err
@@ -158,7 +158,8 @@ func (r *reader) unpack(part objects.Part, dir string) (err error) {
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	hash := sha256.New()
-	if _, err := io.CopyBuffer(io.MultiWriter(hash, &sparseWriter{file: file}), onlyReader{r.tar}, make([]byte, 1<<20)); err != nil {
+	// The context is looked at here too: holes of a sparse entry are read from nothing.
+	if _, err := io.CopyBuffer(io.MultiWriter(hash, &sparseWriter{file: file}), &ctxReader{ctx, r.tar}, make([]byte, 1<<20)); err != nil {
 		return fmt.Errorf("cannot unpack %q: %w", part.Path, err)
 	}
 	if digest := hex.EncodeToString(hash.Sum(nil)); digest != part.SHA256 {
@@ -166,9 +167,6 @@ func (r *reader) unpack(part objects.Part, dir string) (err error) {
 	}
 	return file.Truncate(part.Size)
 }
-
-// onlyReader hides what would make io.CopyBuffer not use the buffer.
-type onlyReader struct{ io.Reader }
 
 // sparseWriter leaves holes where there are only zeros. The length of the file
 // is for others to set.

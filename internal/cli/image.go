@@ -3,9 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
-	"maps"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,119 +18,25 @@ import (
 func newImage(a *app) *cobra.Command {
 	return newGroup("image", "Images that VMs boot", `Images that VMs boot. They are never changed by a VM: each writes to disks of its
 own. The default image is pulled by itself when it is first needed.`, groupManage,
-		newImageList(a), newImageShow(a), newImagePull(a), newImageImport(a),
-		newExport(a, "image", "debian-bookworm", presentImages, (*client.Client).ExportImage), newImageDelete(a), newImagePrune(a))
-}
-
-func newImageList(a *app) *cobra.Command {
-	var o listOptions
-	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
-		Short:   "List images",
-		Long: `List the images on this host and those that banger can make, and with --available
+		newList(a, "image", `List the images on this host and those that banger can make, and with --available
 also what the catalogs of the configuration (catalog_urls) have, with its origin.`,
-		Example: "  banger image list\n  banger image list --available\n  banger image list --json",
-		Args:    noArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return runImageList(cmd.Context(), a, o) },
-	}
-	cmd.Flags().BoolVar(&o.available, "available", false, "also list what the catalogs of the configuration have")
-	jsonFlag(cmd, &o.json)
-	return cmd
+			"also list what the catalogs of the configuration have", (*client.Client).Images, (*client.Client).AvailableImages, imageTable),
+		newShow(a, "image", "debian-bookworm", ".source", allImages, (*client.Client).Image, imageRows),
+		newImagePull(a), newImageImport(a),
+		newExport(a, "image", "debian-bookworm", presentImages, (*client.Client).ExportImage),
+		newDelete(a, "image", "debian-bookworm", presentImages, (*client.Client).DeleteImage), newImagePrune(a))
 }
 
-func runImageList(ctx context.Context, a *app, o listOptions) error {
-	c, err := a.client(ctx)
-	if err != nil {
-		return err
-	}
-	get := c.Images
-	if o.available {
-		get = func(ctx context.Context) ([]api.Image, error) {
-			report, end := a.progress()
-			defer end()
-			return c.AvailableImages(ctx, report)
-		}
-	}
-	images, err := get(ctx)
-	if err != nil {
-		return err
-	}
-	if o.json {
-		return a.writeJSON(list(images))
-	}
-	now := time.Now()
-	rows := make([][]cell, 0, len(images))
+func imageTable(images []api.Image, now time.Time) table {
+	t := table{header: []string{"NAME", "STATE", "SIZE", "CREATED", "KERNEL", "USED BY"}}
 	for _, image := range images {
-		rows = append(rows, o.row(image.Origin, []cell{
-			text(image.Name), presence(image.Present), text(sizeOrDash(image.Size)), text(since(image.Created, now)),
-			text(orDash(image.Kernel)), text(orDash(strings.Join(image.UsedBy, ","))),
-		}))
+		t.add(image.Origin, text(image.Name), presence(image.Present), text(sizeOrDash(image.Size)), text(since(image.Created, now)),
+			text(orDash(image.Kernel)), text(orDash(strings.Join(image.UsedBy, ","))))
 	}
-	return a.writeTable(o.header("NAME", "STATE", "SIZE", "CREATED", "KERNEL", "USED BY"), rows)
+	return t
 }
 
-// listOptions are those of `image list` and `kernel list`.
-type listOptions struct {
-	available, json bool
-}
-
-// header and row have a column for the origin where that may be told.
-func (o listOptions) header(columns ...string) []string {
-	if o.available {
-		return append(columns, "ORIGIN")
-	}
-	return columns
-}
-
-func (o listOptions) row(origin string, cells []cell) []cell {
-	if o.available {
-		return append(cells, text(orDash(origin)))
-	}
-	return cells
-}
-
-func presence(present bool) cell {
-	if present {
-		return cell{text: "present", style: green}
-	}
-	return cell{text: "available", style: dim}
-}
-
-func sizeOrDash(bytes int64) string {
-	if bytes == 0 {
-		return "-"
-	}
-	return size.Human(bytes)
-}
-
-func newImageShow(a *app) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:               "show NAME",
-		Short:             "Show all about an image",
-		Long:              "Show all that is known about an image: what it was made of, and which VMs use it.",
-		Example:           "  banger image show debian-bookworm\n  banger image show debian-bookworm --json | jq .source",
-		Args:              exactly("the image's name"),
-		ValidArgsFunction: first(a.live(allImages)),
-		RunE:              func(cmd *cobra.Command, args []string) error { return runImageShow(cmd.Context(), a, args[0], asJSON) },
-	}
-	jsonFlag(cmd, &asJSON)
-	return cmd
-}
-
-func runImageShow(ctx context.Context, a *app, name string, asJSON bool) error {
-	c, err := a.client(ctx)
-	if err != nil {
-		return err
-	}
-	image, err := c.Image(ctx, name)
-	if err != nil {
-		return err
-	}
-	if asJSON {
-		return a.writeJSON(image)
-	}
+func imageRows(image api.Image) [][]cell {
 	rows := [][]cell{
 		{text("name"), text(image.Name)},
 		{text("state"), presence(image.Present)},
@@ -147,14 +51,7 @@ func runImageShow(ctx context.Context, a *app, name string, asJSON bool) error {
 	for _, note := range image.Notes {
 		rows = append(rows, []cell{text("note"), {text: note, style: yellow}})
 	}
-	return a.writeTable(nil, append(rows, sourceRows(image.Source)...))
-}
-
-func createdAt(created time.Time) string {
-	if created.IsZero() {
-		return "-"
-	}
-	return created.Local().Format(time.DateTime) + " (" + since(created, time.Now()) + ")"
+	return append(rows, sourceRows(image.Source)...)
 }
 
 // containerRows show what a container image says about its programs.
@@ -187,14 +84,6 @@ func quoteWords(words []string) string {
 		quoted = append(quoted, strconv.Quote(word))
 	}
 	return strings.Join(quoted, " ")
-}
-
-func sourceRows(source map[string]string) [][]cell {
-	rows := make([][]cell, 0, len(source))
-	for _, key := range slices.Sorted(maps.Keys(source)) {
-		rows = append(rows, []cell{text(key), text(source[key])})
-	}
-	return rows
 }
 
 func newImagePull(a *app) *cobra.Command {
@@ -245,11 +134,6 @@ then.`,
 	untrustedFlag(cmd, &request.Untrusted)
 	completeFlag(cmd, "name", cobra.NoFileCompletions)
 	return cmd
-}
-
-// untrustedFlag is what turns off the check of who made a bundle.
-func untrustedFlag(cmd *cobra.Command, to *bool) {
-	cmd.Flags().BoolVar(to, "untrusted", false, "take a bundle whoever has made it: look at no signature")
 }
 
 func newImageImport(a *app) *cobra.Command {
@@ -343,35 +227,4 @@ func runImagePrune(ctx context.Context, a *app, force, dryRun, asJSON bool) erro
 		return a.writeJSON(pruned)
 	}
 	return a.writeLines(fmt.Sprintf("removed %d layers and freed %s", pruned.Layers, size.Human(pruned.Bytes)))
-}
-
-// pull runs what gets an image or kernel, and writes what came of it.
-func pull(ctx context.Context, a *app, asJSON bool, get func(context.Context, *client.Client) (value any, name string, err error)) error {
-	c, err := a.client(ctx)
-	if err != nil {
-		return err
-	}
-	value, name, err := get(ctx, c)
-	if err != nil {
-		return err
-	}
-	if asJSON {
-		return a.writeJSON(value)
-	}
-	return a.writeLines(name)
-}
-
-func newImageDelete(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:               "delete NAME...",
-		Aliases:           []string{"rm"},
-		Short:             "Delete images",
-		Long:              "Delete images from this host. One that a VM uses is refused.",
-		Example:           "  banger image delete debian-bookworm",
-		Args:              atLeastOne("the image's name"),
-		ValidArgsFunction: a.live(presentImages),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return deleteNamed(cmd.Context(), a, args, (*client.Client).DeleteImage)
-		},
-	}
 }

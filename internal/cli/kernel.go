@@ -10,93 +10,33 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/client"
-	"banger/internal/progress"
 )
 
 func newKernel(a *app) *cobra.Command {
 	return newGroup("kernel", "Kernels that VMs boot with", `Kernels that VMs boot with. An image names the one it wants, and it is pulled by
 itself when it is first needed.`, groupManage,
-		newKernelList(a), newKernelShow(a), newKernelPull(a), newKernelImport(a),
-		newExport(a, "kernel", "debian-6.12", presentKernels, (*client.Client).ExportKernel), newKernelDelete(a))
-}
-
-func newKernelList(a *app) *cobra.Command {
-	var o listOptions
-	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
-		Short:   "List kernels",
-		Long: `List the kernels on this host, and with --available also those that banger can get
+		newList(a, "kernel", `List the kernels on this host, and with --available also those that banger can get
 from the distribution's archive and what the catalogs of the configuration
-(catalog_urls) have, with its origin.`,
-		Example: "  banger kernel list\n  banger kernel list --available --json",
-		Args:    noArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return runKernelList(cmd.Context(), a, o) },
-	}
-	cmd.Flags().BoolVar(&o.available, "available", false, "also list those that could be pulled")
-	jsonFlag(cmd, &o.json)
-	return cmd
+(catalog_urls) have, with its origin.`, "also list those that could be pulled",
+			func(c *client.Client, ctx context.Context) ([]api.Kernel, error) { return c.Kernels(ctx, false) },
+			(*client.Client).AvailableKernels, kernelTable),
+		newShow(a, "kernel", "debian-6.12", ".version", allKernels, (*client.Client).Kernel, kernelRows),
+		newKernelPull(a), newKernelImport(a),
+		newExport(a, "kernel", "debian-6.12", presentKernels, (*client.Client).ExportKernel),
+		newDelete(a, "kernel", "debian-6.12", presentKernels, (*client.Client).DeleteKernel))
 }
 
-func runKernelList(ctx context.Context, a *app, o listOptions) error {
-	c, err := a.client(ctx)
-	if err != nil {
-		return err
-	}
-	get := func(ctx context.Context) ([]api.Kernel, error) { return c.Kernels(ctx, false) }
-	if o.available {
-		get = func(ctx context.Context) ([]api.Kernel, error) {
-			report, end := a.progress()
-			defer end()
-			return c.AvailableKernels(ctx, report)
-		}
-	}
-	kernels, err := get(ctx)
-	if err != nil {
-		return err
-	}
-	if o.json {
-		return a.writeJSON(list(kernels))
-	}
-	now := time.Now()
-	rows := make([][]cell, 0, len(kernels))
+func kernelTable(kernels []api.Kernel, now time.Time) table {
+	t := table{header: []string{"NAME", "STATE", "VERSION", "SIZE", "CREATED", "USED BY"}}
 	for _, kernel := range kernels {
-		rows = append(rows, o.row(kernel.Origin, []cell{
-			text(kernel.Name), presence(kernel.Present), text(orDash(kernel.Version)), text(sizeOrDash(kernel.Size)),
-			text(since(kernel.Created, now)), text(orDash(strings.Join(kernel.UsedBy, ","))),
-		}))
+		t.add(kernel.Origin, text(kernel.Name), presence(kernel.Present), text(orDash(kernel.Version)), text(sizeOrDash(kernel.Size)),
+			text(since(kernel.Created, now)), text(orDash(strings.Join(kernel.UsedBy, ","))))
 	}
-	return a.writeTable(o.header("NAME", "STATE", "VERSION", "SIZE", "CREATED", "USED BY"), rows)
+	return t
 }
 
-func newKernelShow(a *app) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:               "show NAME",
-		Short:             "Show all about a kernel",
-		Long:              "Show all that is known about a kernel: what it was made of, and which VMs use it.",
-		Example:           "  banger kernel show debian-6.12\n  banger kernel show debian-6.12 --json | jq -r .version",
-		Args:              exactly("the kernel's name"),
-		ValidArgsFunction: first(a.live(allKernels)),
-		RunE:              func(cmd *cobra.Command, args []string) error { return runKernelShow(cmd.Context(), a, args[0], asJSON) },
-	}
-	jsonFlag(cmd, &asJSON)
-	return cmd
-}
-
-func runKernelShow(ctx context.Context, a *app, name string, asJSON bool) error {
-	c, err := a.client(ctx)
-	if err != nil {
-		return err
-	}
-	kernel, err := c.Kernel(ctx, name)
-	if err != nil {
-		return err
-	}
-	if asJSON {
-		return a.writeJSON(kernel)
-	}
-	rows := [][]cell{
+func kernelRows(kernel api.Kernel) [][]cell {
+	return append([][]cell{
 		{text("name"), text(kernel.Name)},
 		{text("state"), presence(kernel.Present)},
 		{text("description"), text(orDash(kernel.Description))},
@@ -105,8 +45,7 @@ func runKernelShow(ctx context.Context, a *app, name string, asJSON bool) error 
 		{text("size"), text(sizeOrDash(kernel.Size))},
 		{text("created"), text(createdAt(kernel.Created))},
 		{text("used by"), text(orDash(strings.Join(kernel.UsedBy, ", ")))},
-	}
-	return a.writeTable(nil, append(rows, sourceRows(kernel.Source)...))
+	}, sourceRows(kernel.Source)...)
 }
 
 func newKernelPull(a *app) *cobra.Command {
@@ -176,30 +115,4 @@ of the configuration; where that has keys, there must be a signature.`,
 	untrustedFlag(cmd, &request.Untrusted)
 	completeFlag(cmd, "name", cobra.NoFileCompletions)
 	return cmd
-}
-
-func newKernelDelete(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:               "delete NAME...",
-		Aliases:           []string{"rm"},
-		Short:             "Delete kernels",
-		Long:              "Delete kernels from this host. One that a VM uses is refused.",
-		Example:           "  banger kernel delete debian-6.12",
-		Args:              atLeastOne("the kernel's name"),
-		ValidArgsFunction: a.live(presentKernels),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return deleteNamed(cmd.Context(), a, args, (*client.Client).DeleteKernel)
-		},
-	}
-}
-
-// deleteNamed deletes several images or kernels.
-func deleteNamed(ctx context.Context, a *app, names []string, del func(*client.Client, context.Context, string) error) error {
-	c, err := a.client(ctx)
-	if err != nil {
-		return err
-	}
-	return a.several(ctx, names, func(ctx context.Context, name string, _ progress.Func) (string, error) {
-		return name, del(c, ctx, name)
-	})
 }

@@ -13,202 +13,152 @@ import (
 	"banger/internal/vm"
 )
 
-// imageCatalog is the images as the API shows them.
-type imageCatalog struct {
-	store *image.Store
+// shelf is a store as the API shows it: of its O it tells a T.
+type shelf[O, T any] struct {
+	// kind is what [vm.Manager.Unused] knows it as.
+	kind  string
 	vms   *vm.Manager
+	store interface {
+		List() ([]O, error)
+		Get(name string) (O, error)
+		Offers(ctx context.Context, report progress.Func) []T
+		PullBundle(ctx context.Context, request api.Pull, report progress.Func) (O, error)
+		Import(ctx context.Context, request api.Import, report progress.Func) (O, error)
+		Export(ctx context.Context, name string, request api.Export, report progress.Func) (api.Exported, error)
+		Delete(ctx context.Context, name string) error
+	}
+	// pull gets what is not in a bundle at a URL.
+	pull func(ctx context.Context, request api.Pull, report progress.Func) (O, error)
+	// builtIn is what this binary can make.
+	builtIn func() ([]T, error)
+	show    func(O) T
+	name    func(T) string
 }
 
-func (c imageCatalog) show(i api.Image) api.Image {
-	i.UsedBy = c.vms.ImageUsers(i.Name)
-	return i
-}
-
-func (c imageCatalog) List(available bool) ([]api.Image, error) {
-	present, err := c.store.List()
+func (s shelf[O, T]) List(available bool) ([]T, error) {
+	present, err := s.store.List()
 	if err != nil {
 		return nil, err
 	}
-	list := []api.Image{}
-	have := make(map[string]bool)
-	for _, i := range present {
-		list = append(list, c.show(i.API()))
-		have[i.Name] = true
+	list := make([]T, 0, len(present))
+	for _, o := range present {
+		list = append(list, s.show(o))
 	}
-	if available {
-		for _, i := range c.store.Available() {
-			if !have[i.Name] {
-				list = append(list, i)
-			}
-		}
+	if !available {
+		return list, nil
 	}
-	return list, nil
-}
-
-func (c imageCatalog) Available(ctx context.Context, report progress.Func) ([]api.Image, error) {
-	list, err := c.List(true)
+	others, err := s.builtIn()
 	if err != nil {
 		return nil, err
 	}
+	return s.add(list, others), nil
+}
+
+// add appends those others whose names are not in the list.
+func (s shelf[O, T]) add(list, others []T) []T {
 	have := make(map[string]bool)
 	for _, one := range list {
-		have[one.Name] = true
+		have[s.name(one)] = true
 	}
-	for _, offer := range c.store.Offers(ctx, report) {
-		if !have[offer.Name] {
-			have[offer.Name] = true
-			list = append(list, offer)
+	for _, other := range others {
+		if name := s.name(other); !have[name] {
+			have[name] = true
+			list = append(list, other)
 		}
 	}
-	return list, nil
+	return list
 }
 
-func (c imageCatalog) Get(name string) (api.Image, error) {
-	i, err := c.store.Get(name)
+func (s shelf[O, T]) Available(ctx context.Context, report progress.Func) ([]T, error) {
+	list, err := s.List(true)
 	if err != nil {
-		return api.Image{}, err
+		return nil, err
 	}
-	return c.show(i.API()), nil
+	return s.add(list, s.store.Offers(ctx, report)), nil
 }
 
-func (c imageCatalog) Pull(ctx context.Context, request api.Pull, report progress.Func) (api.Image, error) {
-	pull := func() (image.Image, error) { return c.store.Pull(ctx, request.Name, report) }
-	switch {
-	case bundle.IsURL(request.Name):
-		pull = func() (image.Image, error) { return c.store.PullBundle(ctx, request, report) }
-	case oci.IsReference(request.Name):
-		pull = func() (image.Image, error) { return c.store.PullReference(ctx, request, c.replace, report) }
-	}
-	i, err := pull()
+// shown is what is told of what the store answers.
+func (s shelf[O, T]) shown(o O, err error) (T, error) {
 	if err != nil {
-		return api.Image{}, err
+		var none T
+		return none, err
 	}
-	return c.show(i.API()), nil
+	return s.show(o), nil
 }
 
-// replace lets an image take another's place if no VM needs that.
-func (c imageCatalog) replace(name string, publish func() error) error {
-	return c.vms.Unused("image", name, publish)
+func (s shelf[O, T]) Get(name string) (T, error) { return s.shown(s.store.Get(name)) }
+
+func (s shelf[O, T]) Pull(ctx context.Context, request api.Pull, report progress.Func) (T, error) {
+	if bundle.IsURL(request.Name) {
+		return s.shown(s.store.PullBundle(ctx, request, report))
+	}
+	return s.shown(s.pull(ctx, request, report))
 }
 
-func (c imageCatalog) Import(ctx context.Context, request api.Import, report progress.Func) (api.Image, error) {
-	i, err := c.store.Import(ctx, request, report)
-	if err != nil {
-		return api.Image{}, err
-	}
-	return c.show(i.API()), nil
+func (s shelf[O, T]) Import(ctx context.Context, request api.Import, report progress.Func) (T, error) {
+	return s.shown(s.store.Import(ctx, request, report))
+}
+
+func (s shelf[O, T]) Export(ctx context.Context, name string, request api.Export, report progress.Func) (api.Exported, error) {
+	return s.store.Export(ctx, name, request, report)
+}
+
+func (s shelf[O, T]) Delete(ctx context.Context, name string) error {
+	return s.vms.Unused(s.kind, name, func() error { return s.store.Delete(ctx, name) })
+}
+
+// imageShelf has what only images have.
+type imageShelf struct {
+	shelf[image.Image, api.Image]
+	images *image.Store
+}
+
+func newImageShelf(store *image.Store, vms *vm.Manager) imageShelf {
+	return imageShelf{images: store, shelf: shelf[image.Image, api.Image]{
+		kind: "image", vms: vms, store: store,
+		pull: func(ctx context.Context, request api.Pull, report progress.Func) (image.Image, error) {
+			if !oci.IsReference(request.Name) {
+				return store.Pull(ctx, request.Name, report)
+			}
+			// One image takes another's place if no VM needs that.
+			replace := func(name string, publish func() error) error { return vms.Unused("image", name, publish) }
+			return store.PullReference(ctx, request, replace, report)
+		},
+		builtIn: func() ([]api.Image, error) { return store.Available(), nil },
+		show: func(i image.Image) api.Image {
+			shown := i.API()
+			shown.UsedBy = vms.ImageUsers(i.Name)
+			return shown
+		},
+		name: func(i api.Image) string { return i.Name },
+	}}
 }
 
 // Commit makes an image of a VM's disk.
-func (c imageCatalog) Commit(ctx context.Context, ref string, request api.Commit, report progress.Func) (api.Image, error) {
-	if err := c.store.CheckNew(request.Name); err != nil {
+func (s imageShelf) Commit(ctx context.Context, ref string, request api.Commit, report progress.Func) (api.Image, error) {
+	if err := s.images.CheckNew(request.Name); err != nil {
 		return api.Image{}, err
 	}
 	var made image.Image
-	err := c.vms.System(ctx, ref, report, func(vm api.VM, system io.Reader) (err error) {
-		made, err = c.store.Commit(ctx, request.Name, vm, system, report)
+	err := s.vms.System(ctx, ref, report, func(vm api.VM, system io.Reader) (err error) {
+		made, err = s.images.Commit(ctx, request.Name, vm, system, report)
 		return err
 	})
-	if err != nil {
-		return api.Image{}, err
-	}
-	return c.show(made.API()), nil
+	return s.shown(made, err)
 }
 
-func (c imageCatalog) Export(ctx context.Context, name string, request api.Export, report progress.Func) (api.Exported, error) {
-	return c.store.Export(ctx, name, request, report)
-}
-
-func (c imageCatalog) Delete(ctx context.Context, name string) error {
-	return c.vms.Unused("image", name, func() error { return c.store.Delete(ctx, name) })
-}
-
-// kernelCatalog is the kernels as the API shows them.
-type kernelCatalog struct {
-	store *kernel.Store
-	vms   *vm.Manager
-}
-
-func (c kernelCatalog) show(k api.Kernel) api.Kernel {
-	k.UsedBy = c.vms.KernelUsers(k.Name)
-	return k
-}
-
-func (c kernelCatalog) List(available bool) ([]api.Kernel, error) {
-	present, err := c.store.List()
-	if err != nil {
-		return nil, err
+func newKernelShelf(store *kernel.Store, vms *vm.Manager) shelf[kernel.Kernel, api.Kernel] {
+	return shelf[kernel.Kernel, api.Kernel]{
+		kind: "kernel", vms: vms, store: store,
+		pull: func(ctx context.Context, request api.Pull, report progress.Func) (kernel.Kernel, error) {
+			return store.Pull(ctx, request.Name, report)
+		},
+		builtIn: store.Available,
+		show: func(k kernel.Kernel) api.Kernel {
+			shown := k.Info()
+			shown.UsedBy = vms.KernelUsers(k.Name)
+			return shown
+		},
+		name: func(k api.Kernel) string { return k.Name },
 	}
-	list := []api.Kernel{}
-	have := make(map[string]bool)
-	for _, k := range present {
-		list = append(list, c.show(k.Info()))
-		have[k.Name] = true
-	}
-	if available {
-		others, err := c.store.Available()
-		if err != nil {
-			return nil, err
-		}
-		for _, k := range others {
-			if !have[k.Name] {
-				list = append(list, k)
-			}
-		}
-	}
-	return list, nil
-}
-
-func (c kernelCatalog) Available(ctx context.Context, report progress.Func) ([]api.Kernel, error) {
-	list, err := c.List(true)
-	if err != nil {
-		return nil, err
-	}
-	have := make(map[string]bool)
-	for _, one := range list {
-		have[one.Name] = true
-	}
-	for _, offer := range c.store.Offers(ctx, report) {
-		if !have[offer.Name] {
-			have[offer.Name] = true
-			list = append(list, offer)
-		}
-	}
-	return list, nil
-}
-
-func (c kernelCatalog) Get(name string) (api.Kernel, error) {
-	k, err := c.store.Get(name)
-	if err != nil {
-		return api.Kernel{}, err
-	}
-	return c.show(k.Info()), nil
-}
-
-func (c kernelCatalog) Pull(ctx context.Context, request api.Pull, report progress.Func) (api.Kernel, error) {
-	pull := func() (kernel.Kernel, error) { return c.store.Pull(ctx, request.Name, report) }
-	if bundle.IsURL(request.Name) {
-		pull = func() (kernel.Kernel, error) { return c.store.PullBundle(ctx, request, report) }
-	}
-	k, err := pull()
-	if err != nil {
-		return api.Kernel{}, err
-	}
-	return c.show(k.Info()), nil
-}
-
-func (c kernelCatalog) Import(ctx context.Context, request api.Import, report progress.Func) (api.Kernel, error) {
-	k, err := c.store.Import(ctx, request, report)
-	if err != nil {
-		return api.Kernel{}, err
-	}
-	return c.show(k.Info()), nil
-}
-
-func (c kernelCatalog) Export(ctx context.Context, name string, request api.Export, report progress.Func) (api.Exported, error) {
-	return c.store.Export(ctx, name, request, report)
-}
-
-func (c kernelCatalog) Delete(ctx context.Context, name string) error {
-	return c.vms.Unused("kernel", name, func() error { return c.store.Delete(ctx, name) })
 }

@@ -306,13 +306,13 @@ func (d *daemon) background(ctx context.Context, dirs paths.Dirs, settings confi
 func (d *daemon) serve(ctx context.Context, listener net.Listener, about api.Daemon) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	images := imageCatalog{store: d.images, vms: d.vms}
+	images := newImageShelf(d.images, d.vms)
 	handlers := &Server{
 		VMs:         d.vms,
 		Images:      images,
 		Commit:      images.Commit,
 		PruneImages: d.images.Prune,
-		Kernels:     kernelCatalog{store: d.kernels, vms: d.vms},
+		Kernels:     newKernelShelf(d.kernels, d.vms),
 		About:       about, Stop: stop, Log: d.log,
 	}
 	server := &http.Server{

@@ -107,7 +107,7 @@ func (s *Store) checkNewName(name string) error {
 
 // Import makes an image of a file or directory on this host.
 func (s *Store) Import(ctx context.Context, request api.Import, report progress.Func) (Image, error) {
-	image, err := s.importBundle(ctx, bundle.Request{Location: request.Path, Name: request.Name, Untrusted: request.Untrusted}, report)
+	image, err := imageOf(s.exchange.Import(ctx, request, report))
 	if !errors.Is(err, bundle.ErrNoBundle) {
 		return image, err
 	}

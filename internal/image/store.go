@@ -16,6 +16,7 @@ import (
 
 	"banger/images"
 	"banger/internal/api"
+	"banger/internal/bundle"
 	"banger/internal/catalog"
 	"banger/internal/config"
 	"banger/internal/image/oci"
@@ -89,6 +90,8 @@ type Store struct {
 	catalog map[string]*Recipe
 	blobs   *oci.Blobs
 	options Options
+	// exchange is with other hosts.
+	exchange bundle.Exchange[Manifest]
 }
 
 // Open returns the store in dir, with the catalog of this binary.
@@ -101,16 +104,17 @@ func Open(dir string, options Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if options.Load == nil {
-		options.Load = func() (config.Config, error) { return config.Config{}, nil }
-	}
 	offered := make(map[string]*Recipe)
 	for _, entry := range builtIn.Images {
 		if offered[entry.Name] = recipes[entry.Recipe]; offered[entry.Name] == nil {
 			return nil, fmt.Errorf("the image catalog has no recipe %q", entry.Recipe)
 		}
 	}
-	return &Store{dir: dir, objects: objects.Open[Manifest](dir), catalog: offered, options: options, blobs: oci.OpenBlobs(options.CacheDir)}, nil
+	store := objects.Open[Manifest](dir)
+	return &Store{
+		dir: dir, objects: store, catalog: offered, options: options, blobs: oci.OpenBlobs(options.CacheDir),
+		exchange: bundle.Exchange[Manifest]{Store: store, Kind: bundle.KindImage, Check: checkParts, Load: options.Load},
+	}, nil
 }
 
 // Pull returns the image of that name, after building it if it is not in the
@@ -133,7 +137,7 @@ func (s *Store) Pull(ctx context.Context, name string, report progress.Func) (Im
 		return s.PullReference(ctx, api.Pull{Name: name}, func(_ string, publish func() error) error { return publish() }, report)
 	}
 	if recipe == nil {
-		return s.pullOffer(ctx, name, report)
+		return imageOf(s.exchange.PullOffer(ctx, name, s.names(), report))
 	}
 	object, err := s.objects.Fill(ctx, name, func(ctx context.Context, dir string) (Manifest, error) {
 		return s.build(ctx, recipe, dir, report)

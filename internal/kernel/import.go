@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"banger/internal/api"
+	"banger/internal/bundle"
 	"banger/internal/objects"
 	"banger/internal/progress"
 )
@@ -24,6 +25,18 @@ cd kernel
 ` + unpackHook + `cd ..
 tar -c kernel
 `
+
+// Import makes a kernel of a file on this host.
+func (s *Store) Import(ctx context.Context, request api.Import, report progress.Func) (Kernel, error) {
+	object, err := s.exchange.Import(ctx, request, report)
+	if errors.Is(err, bundle.ErrNoBundle) {
+		if strings.HasSuffix(request.Path, packageExtension) {
+			return s.importDeb(ctx, request, report)
+		}
+		return Kernel{}, &api.Error{Kind: api.KindUsage, Message: fmt.Sprintf("cannot import %q: %v, and no Debian package", request.Path, err), Hint: "'banger kernel export' makes bundles"}
+	}
+	return Kernel{object}, err
+}
 
 // importDeb makes a kernel of a Debian package on this host, which must have
 // the kernel and its modules.

@@ -11,10 +11,12 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 
 	"banger/internal/api"
+	"banger/internal/bundle"
 	"banger/internal/catalog"
 	"banger/internal/config"
 	"banger/internal/debian"
@@ -106,6 +108,8 @@ type Options struct {
 type Store struct {
 	opts    Options
 	objects *objects.Store[Manifest]
+	// exchange is with other hosts.
+	exchange bundle.Exchange[Manifest]
 
 	// What fetching takes; tests have their own.
 	check     func(context.Context) error
@@ -120,13 +124,11 @@ func New(opts Options) *Store {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	if opts.Load == nil {
-		opts.Load = func() (config.Config, error) { return config.Config{}, nil }
-	}
+	store := objects.Open[Manifest](opts.Dir)
 	return &Store{
-		opts: opts, objects: objects.Open[Manifest](opts.Dir),
-		check: Check, bootstrap: debian.Bootstrap,
-		hashes: make(map[fileID]string),
+		opts: opts, objects: store,
+		exchange: bundle.Exchange[Manifest]{Store: store, Kind: bundle.KindKernel, Check: checkParts, Load: opts.Load},
+		check:    Check, bootstrap: debian.Bootstrap, hashes: make(map[fileID]string),
 	}
 }
 
@@ -180,13 +182,16 @@ func (s *Store) Pull(ctx context.Context, name string, report progress.Func) (Ke
 	if kernel, err := s.Get(name); err == nil {
 		return kernel, nil
 	}
-	recipe, ok, err := find(name)
+	offered, err := recipes()
 	if err != nil {
 		return Kernel{}, err
 	}
-	if !ok {
-		return s.pullOffer(ctx, name, report)
+	i := slices.IndexFunc(offered, func(r recipe) bool { return r.name == name })
+	if i < 0 {
+		object, err := s.exchange.PullOffer(ctx, name, names(offered), report)
+		return Kernel{object}, err
 	}
+	recipe := offered[i]
 	object, err := s.objects.Fill(ctx, name, func(ctx context.Context, tmp string) (Manifest, error) {
 		manifest, err := s.fetch(ctx, recipe, tmp, report)
 		if err == nil {

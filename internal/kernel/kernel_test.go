@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -329,13 +330,17 @@ func newStore(t *testing.T, bootstrap func(w io.Writer) error) *Store {
 // fullPackage has all that the recipe in the catalog asks for.
 func fullPackage(t *testing.T) []file {
 	t.Helper()
-	r, ok, err := find(testName)
-	if err != nil || !ok {
+	offered, err := recipes()
+	if err != nil {
 		t.Fatal(err)
+	}
+	i := slices.IndexFunc(offered, func(r recipe) bool { return r.name == testName })
+	if i < 0 {
+		t.Fatalf("no recipe %q", testName)
 	}
 	files := testPackage(t)
 	var dep strings.Builder
-	for _, name := range r.BootModules {
+	for _, name := range offered[i].BootModules {
 		fmt.Fprintf(&dep, "kernel/all/%s.ko:\n", name)
 		files = append(files, file{name: modules + "/kernel/all/" + name + ".ko", content: []byte("\x7fELF " + name)})
 	}

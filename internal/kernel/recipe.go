@@ -89,16 +89,10 @@ func (r recipe) check() error {
 	return nil
 }
 
-// find returns the recipe of a kernel, if there is one.
-func find(name string) (recipe, bool, error) {
-	offered, err := recipes()
-	if err != nil {
-		return recipe{}, false, err
+func names(recipes []recipe) []string {
+	names := make([]string, len(recipes))
+	for i, r := range recipes {
+		names[i] = r.name
 	}
-	for _, r := range offered {
-		if r.name == name {
-			return r, true, nil
-		}
-	}
-	return recipe{}, false, nil
+	return names
 }

@@ -45,10 +45,3 @@ func TestReadCatalogRefuses(t *testing.T) {
 		}
 	}
 }
-
-func TestFindUnknown(t *testing.T) {
-	t.Parallel()
-	if r, ok, err := find("nope"); ok || err != nil {
-		t.Errorf("found %+v, %v", r, err)
-	}
-}
