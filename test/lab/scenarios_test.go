@@ -275,6 +275,14 @@ func bridge(s *scene) {
 	s.root("banger network setup --taps 4 --user " + user)
 	s.must("banger network status")
 	s.equal("processes of root", s.root("ps -U root -o args= | grep '[b]angerd' || true"), "")
+	// A host that boots has nothing of it but its files, until systemd runs the unit.
+	const network = "ip -br link | grep -o '^banger[0-9]*' | sort; nft -s list ruleset"
+	made := strings.TrimSpace(s.root(network))
+	s.root("for link in $(ip -br link | grep -o '^banger[0-9]*'); do ip link delete $link; done; nft delete table inet banger; nft delete table netdev banger")
+	s.equal("the unit", s.root("systemctl is-enabled banger-network.service"), "enabled")
+	s.root("systemctl start banger-network.service")
+	s.equal("the network after a boot", s.root(network), made)
+	s.must("banger network status")
 	// VMs are on it from their next start on.
 	s.must("banger vm list --json | jq -r '.[] | select(.state == \"running\") | .name' | xargs -r banger vm stop")
 	var neighbour string
@@ -296,6 +304,7 @@ func bridge(s *scene) {
 	s.root("! banger network teardown") // VMs use it
 	s.must("banger vm delete -f box bridge-firecracker bridge-qemu")
 	s.root("banger network teardown")
+	s.status(3, "systemctl is-active banger-network.service")
 	if after := s.quiet(hostNetwork); after != before {
 		s.fail("after the teardown:\n%s", cmp.Diff(before, after))
 	}

@@ -277,7 +277,7 @@ func (h Host) removeUnit(ctx context.Context, r *record) error {
 		return nil
 	}
 	if _, err := os.Stat(h.Systemd); err == nil {
-		if _, err := program.Run(ctx, "", "systemctl", "disable", "--quiet", unitName); err != nil {
+		if _, err := program.Run(ctx, "", "systemctl", "disable", "--now", "--quiet", unitName); err != nil {
 			return fmt.Errorf("cannot remove the unit from systemd: %w", err)
 		}
 	}

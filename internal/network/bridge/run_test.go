@@ -149,7 +149,7 @@ func TestSystemd(t *testing.T) {
 	}
 	names := "resolvectl dns banger0 127.0.0.1:42069\nresolvectl domain banger0 ~vm\nresolvectl default-route banger0 no\n"
 	once := names + "systemctl daemon-reload\nsystemctl enable --quiet banger-network.service\n"
-	want := once + once + names + "systemctl disable --quiet banger-network.service\nsystemctl daemon-reload\n"
+	want := once + once + names + "systemctl disable --now --quiet banger-network.service\nsystemctl daemon-reload\n"
 	if diff := cmp.Diff(want, string(data)); diff != "" {
 		t.Errorf("asked of systemd (-want +got):\n%s", diff)
 	}
