@@ -7,5 +7,5 @@ import "embed"
 
 // FS has the recipes' directories at its top.
 //
-//go:embed debian-bookworm
+//go:embed debian-bookworm debian-trixie
 var FS embed.FS

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -44,7 +43,7 @@ func (s *Store) build(ctx context.Context, r *Recipe, dir string, report progres
 
 	scripts := make([]string, len(r.Scripts))
 	for i, name := range r.Scripts {
-		script, err := fs.ReadFile(r.dir, name)
+		script, err := r.dirs.read(name)
 		if err != nil {
 			return m, err
 		}
@@ -135,7 +134,7 @@ func writeList(path string, packages []pkg) error {
 // writeFiles writes the files that come with the recipe.
 func (r *Recipe) writeFiles(w *tar.Writer) error {
 	for _, file := range r.Files {
-		data, err := fs.ReadFile(r.dir, file.Source)
+		data, err := r.dirs.read(file.Source)
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -25,6 +26,14 @@ const recipeFile = "recipe.toml"
 // Recipe says how an image is built from the Debian archive. It is data that
 // comes with banger; unknown keys and odd values are refused all the same.
 type Recipe struct {
+	// Extends is a recipe of the catalog that this one is a variant of: what is
+	// not set here is as there, and lists add to those there, but for
+	// KeyPackages, which replace them.
+	Extends string `toml:"extends"`
+	// Without are packages and paths of files of that recipe that this one has
+	// not.
+	Without []string `toml:"without"`
+
 	Description string `toml:"description"`
 	Kernel      string `toml:"kernel"`      // name of the default kernel
 	Init        string `toml:"init"`        // path of the image's init, empty if it has none
@@ -44,7 +53,7 @@ type Recipe struct {
 	Scripts []string `toml:"scripts"` // files run in the tree after that, by "sh -eu"
 
 	name   string
-	dir    fs.FS
+	dirs   layers
 	digest string
 }
 
@@ -67,24 +76,108 @@ type NPM struct {
 	Mode      string `toml:"mode"`
 }
 
-// readRecipe reads the recipe in the directory dir and checks it.
-func readRecipe(name string, dir fs.FS) (*Recipe, error) {
-	data, err := fs.ReadFile(dir, recipeFile)
+// readRecipe reads the recipe in the directory of that name and checks it.
+func readRecipe(catalog fs.FS, name string) (*Recipe, error) {
+	r, err := loadRecipe(catalog, name)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the recipe of image %q: %w", name, err)
 	}
-	r, err := parseRecipe(data)
-	if err != nil {
+	if base := r.Extends; base != "" {
+		extended, err := loadRecipe(catalog, base)
+		if err == nil && extended.Extends != "" {
+			err = errors.New("it extends another one itself")
+		}
+		if err == nil {
+			r, err = extended.extend(r)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot use the recipe of image %q: it extends %q: %w", name, base, err)
+		}
+	}
+	if err := errors.Join(r.check(), r.checkSources()); err != nil {
 		return nil, fmt.Errorf("cannot use the recipe of image %q: %w", name, err)
 	}
-	r.name, r.dir = name, dir
-	if err := r.checkSources(); err != nil {
-		return nil, fmt.Errorf("cannot use the recipe of image %q: %w", name, err)
-	}
-	if r.digest, err = digestOf(dir); err != nil {
+	if r.digest, err = r.dirs.digest(); err != nil {
 		return nil, fmt.Errorf("cannot read the recipe of image %q: %w", name, err)
 	}
 	return r, nil
+}
+
+// loadRecipe reads a recipe without judging it.
+func loadRecipe(catalog fs.FS, name string) (*Recipe, error) {
+	dir, err := fs.Sub(catalog, name)
+	if err != nil {
+		return nil, err
+	}
+	data, err := fs.ReadFile(dir, recipeFile)
+	if err != nil {
+		return nil, err
+	}
+	r, err := parseRecipe(data)
+	if err != nil {
+		return nil, err
+	}
+	r.name, r.dirs = name, layers{dir}
+	return r, nil
+}
+
+// extend makes the recipe that variant, which extends r, stands for.
+func (r *Recipe) extend(variant *Recipe) (*Recipe, error) {
+	merged := *variant
+	for _, field := range []struct{ to, from *string }{
+		{&merged.Description, &r.Description},
+		{&merged.Kernel, &r.Kernel},
+		{&merged.Init, &r.Init},
+		{&merged.ImageSpace, &r.ImageSpace},
+		{&merged.BuildSpace, &r.BuildSpace},
+		{&merged.Suite, &r.Suite},
+		{&merged.Variant, &r.Variant},
+	} {
+		*field.to = cmp.Or(*field.to, *field.from)
+	}
+	without := make(map[string]bool) // true for what was found
+	for _, name := range variant.Without {
+		without[name] = false
+	}
+	dropped := func(name string) bool {
+		_, ok := without[name]
+		if ok {
+			without[name] = true
+		}
+		return ok
+	}
+	merged.Packages = append(slices.DeleteFunc(slices.Clone(r.Packages), dropped), variant.Packages...)
+	merged.Files = append(slices.DeleteFunc(slices.Clone(r.Files), func(f File) bool { return dropped(f.Path) }), variant.Files...)
+	merged.Components = append(slices.Clone(r.Components), variant.Components...)
+	merged.AptOptions = append(slices.Clone(r.AptOptions), variant.AptOptions...)
+	merged.DpkgOptions = append(slices.Clone(r.DpkgOptions), variant.DpkgOptions...)
+	merged.NPM = append(slices.Clone(r.NPM), variant.NPM...)
+	merged.Scripts = append(slices.Clone(r.Scripts), variant.Scripts...)
+	if len(merged.KeyPackages) == 0 {
+		merged.KeyPackages = r.KeyPackages
+	}
+	merged.dirs = append(slices.Clone(variant.dirs), r.dirs...)
+	for _, name := range variant.Without {
+		if !without[name] {
+			return nil, fmt.Errorf("without: it has no package or file %q", name)
+		}
+	}
+	return &merged, nil
+}
+
+// layers are directories of which the first that has a file is where it comes
+// from.
+type layers []fs.FS
+
+// read returns the content of a file.
+func (l layers) read(name string) (data []byte, err error) {
+	for _, dir := range l {
+		data, err = fs.ReadFile(dir, name)
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return data, err
 }
 
 func parseRecipe(data []byte) (*Recipe, error) {
@@ -102,7 +195,7 @@ func parseRecipe(data []byte) (*Recipe, error) {
 		}
 		return nil, err
 	}
-	return &r, r.check()
+	return &r, nil
 }
 
 var (
@@ -142,6 +235,9 @@ func (r *Recipe) check() error {
 				return fmt.Errorf("%s: %q is not allowed", words.key, word)
 			}
 		}
+	}
+	if len(r.Without) > 0 && r.Extends == "" {
+		return errors.New("without: it extends nothing")
 	}
 	if r.Init != "" {
 		if err := checkPath(r.Init); err != nil {
@@ -223,28 +319,33 @@ func (r *Recipe) checkSources() error {
 		names = append(names, file.Source)
 	}
 	for _, name := range names {
-		if _, err := fs.ReadFile(r.dir, name); err != nil {
+		if _, err := r.dirs.read(name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// digestOf is the SHA-256 of all names and contents below dir.
-func digestOf(dir fs.FS) (string, error) {
+// digest is the SHA-256 of all names and contents in the directories.
+func (l layers) digest() (string, error) {
 	hash := sha256.New()
-	err := fs.WalkDir(dir, ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
+	for _, dir := range l {
+		err := fs.WalkDir(dir, ".", func(name string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			data, err := fs.ReadFile(dir, name)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(hash, "%s %d\n%s", name, len(data), data)
 			return err
-		}
-		data, err := fs.ReadFile(dir, name)
+		})
 		if err != nil {
-			return err
+			return "", err
 		}
-		_, err = fmt.Fprintf(hash, "%s %d\n%s", name, len(data), data)
-		return err
-	})
-	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), err
+	}
+	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), nil
 }
 
 // readCatalog reads all recipes of fsys, by the names of their directories.
@@ -258,11 +359,7 @@ func readCatalog(fsys fs.FS) (map[string]*Recipe, error) {
 		if !entry.IsDir() {
 			continue
 		}
-		dir, err := fs.Sub(fsys, entry.Name())
-		if err != nil {
-			return nil, fmt.Errorf("cannot read the image catalog: %w", err)
-		}
-		recipe, err := readRecipe(entry.Name(), dir)
+		recipe, err := readRecipe(fsys, entry.Name())
 		if err != nil {
 			return nil, err
 		}

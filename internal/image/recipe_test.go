@@ -9,6 +9,7 @@ import (
 	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"banger/images"
 )
@@ -43,15 +44,15 @@ mode = "0755"
 
 func recipeDir(text string) fstest.MapFS {
 	return fstest.MapFS{
-		recipeFile:  {Data: []byte(text)},
-		"do.sh":     {Data: []byte("true\n")},
-		"files/one": {Data: []byte("1\n")},
+		"test/" + recipeFile: {Data: []byte(text)},
+		"test/do.sh":         {Data: []byte("true\n")},
+		"test/files/one":     {Data: []byte("1\n")},
 	}
 }
 
 func TestRecipeErrors(t *testing.T) {
 	t.Parallel()
-	if _, err := readRecipe("test", recipeDir(goodRecipe)); err != nil {
+	if _, err := readRecipe(recipeDir(goodRecipe), "test"); err != nil {
 		t.Fatalf("the recipe that the cases are made of: %v", err)
 	}
 	for _, test := range []struct {
@@ -65,6 +66,7 @@ func TestRecipeErrors(t *testing.T) {
 		{"suite that is an option", `"bookworm"`, `"--help"`, `suite: "--help" is not allowed`},
 		{"package that is an option", `packages = ["base-files"]`, `packages = ["-x"]`, `packages: "-x" is not allowed`},
 		{"two packages in one", `packages = ["base-files"]`, `packages = ["a,b"]`, `"a,b" is not allowed`},
+		{"less than nothing", `scripts = `, "without = [\"x\"]\nscripts = ", "extends nothing"},
 		{"no packages", `packages = ["base-files"]`, `packages = []`, "packages: is missing"},
 		{"relative init", `"/sbin/init"`, `"sbin/init"`, "init: "},
 		{"bad size", `"1M"`, `"much"`, "image_space: "},
@@ -86,7 +88,7 @@ func TestRecipeErrors(t *testing.T) {
 			if text == goodRecipe {
 				t.Fatalf("%q is not in the recipe", test.old)
 			}
-			_, err := readRecipe("test", recipeDir(text))
+			_, err := readRecipe(recipeDir(text), "test")
 			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), `"test"`) {
 				t.Errorf("got error %v, want one with %q and the image's name", err, test.want)
 			}
@@ -98,7 +100,7 @@ func FuzzRecipe(f *testing.F) {
 	f.Add([]byte(goodRecipe))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := parseRecipe(data)
-		if err != nil {
+		if err != nil || r.check() != nil {
 			return
 		}
 		for _, word := range append(r.Packages, r.Suite, r.Variant) {
@@ -121,7 +123,7 @@ func TestRecipeDigest(t *testing.T) {
 	digest := func(change func(fstest.MapFS)) string {
 		dir := recipeDir(goodRecipe)
 		change(dir)
-		r, err := readRecipe("test", dir)
+		r, err := readRecipe(dir, "test")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -131,10 +133,55 @@ func TestRecipeDigest(t *testing.T) {
 	if again := digest(func(fstest.MapFS) {}); again != plain {
 		t.Errorf("the same recipe has two digests: %s and %s", plain, again)
 	}
-	changed := digest(func(dir fstest.MapFS) { dir["files/one"].Data = []byte("2\n") })
-	moved := digest(func(dir fstest.MapFS) { dir["files/more"] = &fstest.MapFile{} })
+	changed := digest(func(dir fstest.MapFS) { dir["test/files/one"].Data = []byte("2\n") })
+	moved := digest(func(dir fstest.MapFS) { dir["test/files/more"] = &fstest.MapFile{} })
 	if changed == plain || moved == plain || changed == moved {
 		t.Errorf("other files, the same digest: %s, %s, %s", plain, changed, moved)
+	}
+}
+
+func TestExtends(t *testing.T) {
+	t.Parallel()
+	read := func(variant string) (*Recipe, error) {
+		dir := recipeDir(goodRecipe)
+		dir["variant/"+recipeFile] = &fstest.MapFile{Data: []byte(variant)}
+		dir["variant/more.sh"] = &fstest.MapFile{Data: []byte("false\n")}
+		dir["third/"+recipeFile] = &fstest.MapFile{Data: []byte(`extends = "test"`)}
+		return readRecipe(dir, "variant")
+	}
+	got, err := read(`
+extends = "test"
+suite = "trixie"
+packages = ["more"]
+without = ["base-files", "/etc/one"]
+scripts = ["more.sh"]
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := readRecipe(recipeDir(goodRecipe), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.digest == want.digest {
+		t.Error("two recipes, one digest")
+	}
+	want.Extends, want.Suite, want.Packages, want.Files = "test", "trixie", []string{"more"}, []File{}
+	want.Without, want.Scripts = []string{"base-files", "/etc/one"}, []string{"do.sh", "more.sh"}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Recipe{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for text, want := range map[string]string{
+		`extends = "none"`:                               "none",
+		`extends = "../test"`:                            "../test",
+		`extends = "third"`:                              "extends another",
+		"extends = \"test\"\nwithout = [\"missing\"]":    `no package or file "missing"`,
+		"extends = \"test\"\nwithout = [\"base-files\"]": "packages: is missing",
+		"extends = \"test\"\nsuite = \"-x\"":             `suite: "-x" is not allowed`,
+	} {
+		if _, err := read(text); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), `"variant"`) {
+			t.Errorf("%s: got error %v, want one with %q", text, err, want)
+		}
 	}
 }
 
@@ -144,8 +191,11 @@ func TestCatalog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := recipes["debian-bookworm"]
-	if r == nil {
+	r := recipes["debian-trixie"]
+	if r == nil || r.Suite != "trixie" || r.Init == "" {
+		t.Fatalf("debian-trixie: %+v", r)
+	}
+	if r = recipes["debian-bookworm"]; r == nil {
 		t.Fatal("the catalog has no debian-bookworm")
 	}
 	// What users are promised of sshd.

@@ -43,7 +43,7 @@ func TestUnknownNames(t *testing.T) {
 		t.Errorf("list of an empty store: %v, %v", list, err)
 	}
 	available := s.Available()
-	if len(available) != 1 || available[0].Name != "debian-bookworm" || available[0].Present || available[0].Kernel == "" {
+	if len(available) != 2 || available[0].Name != "debian-bookworm" || available[0].Present || available[0].Kernel == "" {
 		t.Errorf("available: %+v", available)
 	}
 }

@@ -1,0 +1,1 @@
+systemctl --quiet mask tmp.mount
