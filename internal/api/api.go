@@ -97,15 +97,17 @@ const (
 
 // VM is one virtual machine.
 type VM struct {
-	ID        string `json:"id"` // 12 hex digits
-	Name      string `json:"name"`
-	State     State  `json:"state"`
-	Image     string `json:"image"`
-	Kernel    string `json:"kernel"`
-	VCPU      int    `json:"vcpu"`
-	MemoryMiB int    `json:"memory_mib"`
-	DiskBytes int64  `json:"disk_bytes"` // size of the work disk
-	Address   string `json:"address"`
+	ID    string `json:"id"` // 12 hex digits
+	Name  string `json:"name"`
+	State State  `json:"state"`
+	Image string `json:"image"`
+	// ImageDigest is what Image was when the VM was made.
+	ImageDigest string `json:"image_digest"`
+	Kernel      string `json:"kernel"`
+	VCPU        int    `json:"vcpu"`
+	MemoryMiB   int    `json:"memory_mib"`
+	DiskBytes   int64  `json:"disk_bytes"` // size of the work disk
+	Address     string `json:"address"`
 	// Loopback is the address of this host that leads to the guest while it
 	// runs.
 	Loopback string `json:"loopback,omitempty"`

@@ -37,6 +37,7 @@ var migrations = []string{
 	`ALTER TABLE vm ADD COLUMN files_synced INTEGER NOT NULL DEFAULT 1 CHECK (files_synced IN (0, 1))`,
 	`ALTER TABLE vm ADD COLUMN vmm TEXT NOT NULL DEFAULT '';
 	ALTER TABLE vm ADD COLUMN vmm_reason TEXT NOT NULL DEFAULT ''`,
+	`ALTER TABLE vm ADD COLUMN borrowed INTEGER NOT NULL DEFAULT 0 CHECK (borrowed IN (0, 1))`,
 }
 
 // NewerError says that a database was written by a newer banger.

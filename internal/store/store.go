@@ -68,6 +68,9 @@ type VM struct {
 	// are nil for a VM that does not run.
 	Handle  *vmm.Handle
 	Started *time.Time
+	// Borrowed says that the VM runs, or is about to, only for bangerd to look
+	// into it: who finds that after a crash stops it.
+	Borrowed bool
 }
 
 // Store is an open database. Its methods may be called from any goroutine.
@@ -136,7 +139,7 @@ func open(path, mode string) (*sql.DB, error) {
 }
 
 const columns = `id, name, image, image_digest, kernel, kernel_digest, vcpu, memory_mib, disk_bytes, address, mac, machine_id,
-	host_keys, ephemeral, created, pending, last_error, handle, started, files_synced, vmm, vmm_reason`
+	host_keys, ephemeral, created, pending, last_error, handle, started, files_synced, vmm, vmm_reason, borrowed`
 
 // timeFormat is RFC 3339 of one width, so that texts sort as times do.
 const timeFormat = "2006-01-02T15:04:05.000000000Z07:00"
@@ -167,7 +170,7 @@ func scan(rows *sql.Rows) (VM, error) {
 	var handle, started sql.NullString
 	err := rows.Scan(&vm.ID, &vm.Name, &vm.Image, &vm.ImageDigest, &vm.Kernel, &vm.KernelDigest, &vm.VCPU, &vm.MemoryMiB, &vm.DiskBytes,
 		&vm.Address, &vm.MAC, &vm.MachineID, &keys, &vm.Ephemeral, &created, &vm.Pending, &vm.LastError, &handle, &started, &vm.FilesSynced,
-		&vm.VMM, &vm.VMMReason)
+		&vm.VMM, &vm.VMMReason, &vm.Borrowed)
 	if err != nil {
 		return VM{}, err
 	}
@@ -211,7 +214,7 @@ func values(vm VM) ([]any, error) {
 	return []any{
 		vm.ID, vm.Name, vm.Image, vm.ImageDigest, vm.Kernel, vm.KernelDigest, vm.VCPU, vm.MemoryMiB, vm.DiskBytes, vm.Address, vm.MAC, vm.MachineID,
 		string(keys), vm.Ephemeral, vm.Created.UTC().Format(timeFormat), string(vm.Pending), vm.LastError, handle, started, vm.FilesSynced,
-		vm.VMM, vm.VMMReason,
+		vm.VMM, vm.VMMReason, vm.Borrowed,
 	}, nil
 }
 

@@ -37,10 +37,18 @@ func (m *Manager) running(ref string) (snapshot, error) {
 	return s, nil
 }
 
-// DialAgent opens a byte stream to the agent of a running VM.
+// DialAgent opens a byte stream to the agent of a running VM, for a user: a VM
+// that is borrowed runs on.
 func (m *Manager) DialAgent(ctx context.Context, ref string) (net.Conn, error) {
+	e, err := m.resolve(ref)
+	if err != nil {
+		return nil, err
+	}
 	s, err := m.running(ref)
 	if err != nil {
+		return nil, err
+	}
+	if err := m.keepRunning(ctx, e); err != nil {
 		return nil, err
 	}
 	conn, err := s.machine.DialAgent(ctx)

@@ -9,24 +9,22 @@ import (
 	"banger/internal/agent"
 	"banger/internal/api"
 	"banger/internal/progress"
+	"banger/internal/store"
 )
 
 // System gives take the root file system of a VM as a tar stream, made by the
-// guest itself. A VM that does not run is started for it, and stopped again.
+// guest itself. A VM that does not run is started for it, and stopped again
+// unless somebody uses it by then.
 func (m *Manager) System(ctx context.Context, ref string, report progress.Func, take func(vm api.VM, system io.Reader) error) (err error) {
 	shown, err := m.Get(ref)
 	if err != nil {
 		return err
 	}
-	if shown.State == api.StateStopped {
-		if _, err := m.StartOn(ctx, shown.ID, api.StartVM{}, report); err != nil {
-			return err
-		}
-		defer func() {
-			_, stopErr := m.Stop(context.WithoutCancel(ctx), shown.ID, api.StopVM{}, report)
-			err = errors.Join(err, stopErr)
-		}()
+	giveBack, err := m.borrow(ctx, shown.ID, report)
+	if err != nil {
+		return err
 	}
+	defer func() { err = errors.Join(err, giveBack()) }()
 	s, err := m.running(shown.ID)
 	if err != nil {
 		return err
@@ -38,4 +36,93 @@ func (m *Manager) System(ctx context.Context, ref string, report progress.Func, 
 	}
 	defer system.Close()
 	return take(shown, system)
+}
+
+// borrow has a VM run until giveBack is called. That stops the VM if borrowing
+// has started it, nobody else borrows it, and nobody has started it or opened a
+// session in it since. That it is borrowed is recorded before it is started, so
+// that the next bangerd gives it back if this one is killed.
+func (m *Manager) borrow(ctx context.Context, id string, report progress.Func) (giveBack func() error, err error) {
+	op, err := m.begin(ctx, id, "start", report)
+	if err != nil {
+		return nil, err
+	}
+	defer op.end()
+	e := op.entry
+	if err := m.claim(op.ctx, e); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
+		return nil, err
+	}
+	borrowed := func(is bool) error {
+		return m.change(ctx, e, func(r *store.VM) { r.Borrowed = is })
+	}
+	if m.live(ctx, e) == nil {
+		if err := borrowed(true); err != nil {
+			return nil, err
+		}
+	}
+	if err := m.start(op, nil, report); err != nil {
+		return nil, errors.Join(err, borrowed(false))
+	}
+	m.mu.Lock()
+	e.borrowers++
+	m.mu.Unlock()
+	started := m.look(e).record.Borrowed
+	return func() error {
+		m.mu.Lock()
+		e.borrowers--
+		name, kept := e.record.Name, started && !e.record.Borrowed && e.machine != nil
+		m.mu.Unlock()
+		if kept {
+			report.Warn(fmt.Sprintf("%s runs on: somebody uses it", name))
+		}
+		return m.giveBack(context.WithoutCancel(ctx), e, report)
+	}, nil
+}
+
+// giveBack stops a VM that runs only because it is borrowed, if nobody borrows
+// it any more.
+func (m *Manager) giveBack(ctx context.Context, e *entry, report progress.Func) error {
+	m.mu.Lock()
+	id, due := e.record.ID, e.record.Borrowed && e.borrowers == 0 && !e.deleted
+	m.mu.Unlock()
+	if !due {
+		return nil
+	}
+	op, err := m.begin(ctx, id, "stop", report)
+	if known := (*api.Error)(nil); errors.As(err, &known) && known.Kind == api.KindNotFound {
+		return nil // deleted meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	defer op.end()
+	m.mu.Lock()
+	due = e.record.Borrowed && e.borrowers == 0
+	m.mu.Unlock()
+	if !due {
+		return nil
+	}
+	if err := m.shutDown(op, m.config.StopTimeout, report); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
+		return err
+	}
+	return m.change(ctx, e, func(r *store.VM) { r.Borrowed = false })
+}
+
+// giveBackLater is for what the last bangerd had borrowed.
+func (m *Manager) giveBackLater(e *entry) {
+	m.wait.Go(func() {
+		if err := m.giveBack(m.background, e, progress.Discard); err != nil && !errors.Is(err, errClosing) {
+			m.log.Error("cannot stop a VM that was started to be read", "vm", m.look(e).record.Name, "error", err)
+		}
+	})
+}
+
+// keepRunning notes that a VM which may be borrowed has somebody who wants it to run.
+func (m *Manager) keepRunning(ctx context.Context, e *entry) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !e.record.Borrowed {
+		return nil
+	}
+	return m.changeLocked(ctx, e, func(r *store.VM) { r.Borrowed = false })
 }

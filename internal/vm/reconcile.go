@@ -38,6 +38,7 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 	m.removeOrphans(ctx)
 	for _, e := range m.entries() {
 		m.awaitHolder(e)
+		m.giveBackLater(e)
 	}
 	return m.publish()
 }

@@ -45,6 +45,9 @@ func (m *Manager) StartOn(ctx context.Context, ref string, request api.StartVM, 
 			return api.VM{}, err
 		}
 	}
+	if err := m.keepRunning(op.ctx, op.entry); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
+		return api.VM{}, err
+	}
 	if err := m.start(op, request.Environment, report); err != nil {
 		return api.VM{}, err
 	}

@@ -36,16 +36,19 @@ func (m *Manager) Stop(ctx context.Context, ref string, request api.StopVM, repo
 	if request.TimeoutSeconds > 0 {
 		limit = time.Duration(request.TimeoutSeconds) * time.Second
 	}
-	if machine := m.live(ctx, op.entry); machine != nil {
-		op.phase(api.StateStopping)
-		if err := m.shutDown(op, machine, limit, report); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
-			return api.VM{}, err
-		}
+	if err := m.shutDown(op, limit, report); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
+		return api.VM{}, err
 	}
 	return m.stopped(op.entry)
 }
 
-func (m *Manager) shutDown(op *operation, machine vmm.Machine, limit time.Duration, report progress.Func) error {
+// shutDown stops a VM, if it runs, within limit or by force.
+func (m *Manager) shutDown(op *operation, limit time.Duration, report progress.Func) error {
+	machine := m.live(op.ctx, op.entry)
+	if machine == nil {
+		return nil
+	}
+	op.phase(api.StateStopping)
 	name := m.look(op.entry).record.Name
 	report.Step("stopping " + name)
 	ctx, cancel := context.WithTimeoutCause(op.ctx, limit, fmt.Errorf("it did not power off within %v", limit))

@@ -153,6 +153,8 @@ type entry struct {
 	deleted bool
 	holders int
 	grace   *time.Timer
+	// borrowers have the VM run for a moment; see borrow.
+	borrowers int
 
 	lock lock
 }
@@ -260,7 +262,7 @@ func (m *Manager) show(s snapshot) (api.VM, error) {
 		return api.VM{}, err
 	}
 	vm := api.VM{
-		ID: r.ID, Name: r.Name, State: s.state, Image: r.Image, Kernel: r.Kernel, VCPU: r.VCPU, MemoryMiB: r.MemoryMiB, DiskBytes: r.DiskBytes,
+		ID: r.ID, Name: r.Name, State: s.state, Image: r.Image, ImageDigest: r.ImageDigest, Kernel: r.Kernel, VCPU: r.VCPU, MemoryMiB: r.MemoryMiB, DiskBytes: r.DiskBytes,
 		Address: r.Address, MAC: r.MAC, Created: r.Created, Ephemeral: r.Ephemeral, LastError: r.LastError, Dir: dir, DiskUsed: used,
 		VMMChoice: r.VMM,
 	}

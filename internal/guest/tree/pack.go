@@ -114,8 +114,19 @@ func (p *packer) add(name, as string, info fs.FileInfo) error {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
 			return p.tar.WriteHeader(h)
 		}
-		p.links[id] = as
+		// Only what is in the archive can be linked to: an error is the end of
+		// it, but for a file that has vanished.
+		err := p.entry(name, h, info)
+		if err == nil {
+			p.links[id] = as
+		}
+		return err
 	}
+	return p.entry(name, h, info)
+}
+
+// entry writes what is no directory.
+func (p *packer) entry(name string, h *tar.Header, info fs.FileInfo) error {
 	if !info.Mode().IsRegular() {
 		return p.tar.WriteHeader(h)
 	}
@@ -148,7 +159,7 @@ func (p *packer) dir(name, as string) error {
 func (p *packer) file(name string, h *tar.Header) error {
 	file, err := p.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return vanished(err)
+		return err
 	}
 	defer file.Close()
 	if p.system && name == configure.EnvironmentFile && h.Size <= maxEnvironment {
@@ -157,7 +168,8 @@ func (p *packer) file(name string, h *tar.Header) error {
 	return p.content(file, h)
 }
 
-// content packs as many bytes as the header says, whatever happens to the file.
+// content packs as many bytes as the header says, whatever happens to the file:
+// of a system, zeros for what is not there any more.
 func (p *packer) content(file io.Reader, h *tar.Header) error {
 	if err := p.tar.WriteHeader(h); err != nil {
 		return err
@@ -166,10 +178,23 @@ func (p *packer) content(file io.Reader, h *tar.Header) error {
 	if err != nil {
 		return fmt.Errorf("cannot pack %q: %w", h.Name, err)
 	}
-	if n < h.Size {
+	if n == h.Size {
+		return nil
+	}
+	if !p.system {
 		return fmt.Errorf("cannot pack %q: it was truncated meanwhile", h.Name)
 	}
-	return nil
+	// A system that runs has files that are emptied at any time, such as logs.
+	_, err = io.CopyN(p.tar, zeros{}, h.Size-n)
+	return err
+}
+
+// zeros is what is read where a file has become shorter.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }
 
 // vanished takes the error of a file that is not there any more for none.
