@@ -10,6 +10,7 @@
 //	DELETE /v1/vms/{ref}               DeleteVM
 //	POST   /v1/vms/{ref}/start         StartVM -> events, result VM; returns when the guest's agent is configured
 //	POST   /v1/vms/{ref}/stop          StopVM -> events, result VM
+//	POST   /v1/vms/{ref}/commit        Commit -> events, result Image
 //	POST   /v1/vms/{ref}/kill          -> VM
 //	GET    /v1/vms/{ref}/hold          Upgrade: banger-hold; an ephemeral VM is deleted when its last holder is gone
 //	GET    /v1/vms/{ref}/agent         Upgrade: banger-agent; then raw bytes of one agent stream
@@ -152,6 +153,9 @@ type CreateVM struct {
 	VMM       string `json:"vmm,omitempty"`
 	Start     bool   `json:"start"`
 	Ephemeral bool   `json:"ephemeral,omitempty"`
+	// Clean VMs get none of the files of file_sync: what is made of them is for
+	// others.
+	Clean bool `json:"clean,omitempty"`
 	// Environment is as in [StartVM].
 	Environment map[string]string `json:"environment,omitempty"`
 }
@@ -275,6 +279,13 @@ type Import struct {
 // Commit makes an image of a VM's disk.
 type Commit struct {
 	Name string `json:"name"` // of the image
+	// Container, if set, is a container image of the VM's Docker engine, which
+	// is taken in place of the disk. The VM must run.
+	Container string `json:"container,omitempty"`
+	// Description is of the image, and Source what is added to what is told of
+	// where it comes from.
+	Description string            `json:"description,omitempty"`
+	Source      map[string]string `json:"source,omitempty"`
 }
 
 // Export packs an image or kernel into a file.

@@ -140,10 +140,16 @@ func (s imageShelf) Commit(ctx context.Context, ref string, request api.Commit, 
 		return api.Image{}, err
 	}
 	var made image.Image
-	err := s.vms.System(ctx, ref, report, func(vm api.VM, system io.Reader) (err error) {
-		made, err = s.images.Commit(ctx, request.Name, vm, system, report)
+	take := func(vm api.VM, stream io.Reader) (err error) {
+		made, err = s.images.Commit(ctx, request, vm, stream, report)
 		return err
-	})
+	}
+	var err error
+	if request.Container != "" {
+		err = s.vms.Container(ctx, ref, request.Container, report, take)
+	} else {
+		err = s.vms.System(ctx, ref, report, take)
+	}
 	return s.shown(made, err)
 }
 

@@ -1,10 +1,12 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -16,61 +18,51 @@ import (
 
 // CheckNew tells whether an image can be made under a name, before much is done.
 func (s *Store) CheckNew(name string) error {
-	err := s.checkNewName(name)
-	if _, getErr := s.objects.Get(name); err == nil && getErr == nil {
-		err = nameTaken(name, "there is an image of that name")
-	}
-	if err != nil {
+	if err := s.checkFree(name); err != nil {
 		return importError("make the image", name, err)
 	}
 	return nil
 }
 
-// Commit makes an image of the root file system of a VM, a tar stream that its
-// guest has made.
-func (s *Store) Commit(ctx context.Context, name string, vm api.VM, system io.Reader, report progress.Func) (Image, error) {
-	image, err := s.commit(ctx, name, vm, system, report)
+// Commit makes an image of a VM: of a tar stream of its root file system, that
+// its guest has made, or with request.Container of what `docker save` has
+// written in it.
+func (s *Store) Commit(ctx context.Context, request api.Commit, vm api.VM, stream io.Reader, report progress.Func) (Image, error) {
+	image, err := s.commit(ctx, request, vm, stream, report)
 	if err != nil {
-		return Image{}, importError("make the image", name, err)
+		return Image{}, importError("make the image", request.Name, err)
 	}
 	return image, nil
 }
 
-func (s *Store) commit(ctx context.Context, name string, vm api.VM, system io.Reader, report progress.Func) (_ Image, err error) {
-	if err := s.checkNewName(name); err != nil {
-		return Image{}, err
-	}
-	// What the programs of a container image are does not change.
-	var base Manifest
-	if image, err := s.Get(vm.Image); err == nil {
-		base = image.Manifest
-	}
-	file, err := s.spool(ctx, system, report)
+func (s *Store) commit(ctx context.Context, request api.Commit, vm api.VM, stream io.Reader, report progress.Func) (Image, error) {
+	file, err := s.spool(ctx, stream, report)
 	if err != nil {
 		return Image{}, fmt.Errorf("cannot read the VM's disk: %w", err)
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	info, err := file.Stat()
+	read, describe := oci.RootFS, func(m *Manifest) {
+		m.Description, m.Kernel, m.Container = "made of the VM "+vm.Name, vm.Kernel, nil
+		// What the programs of a container image are does not change.
+		if base, err := s.Get(vm.Image); err == nil && base.Digest == vm.ImageDigest {
+			m.Container = base.Container
+		}
+		maps.Copy(m.Source, map[string]string{"from": "VM", "vm": vm.Name, "base": vm.ImageDigest, "base_name": vm.Image})
+		delete(m.Source, "layers")
+	}
+	if request.Container != "" {
+		read, describe = oci.Archive, func(m *Manifest) {
+			delete(m.Source, sourceReference) // a name in a VM means nothing here
+		}
+	}
+	container, err := read(file)
 	if err != nil {
-		return Image{}, err
+		return Image{}, errors.Join(err, file.Close())
 	}
-	used := false
-	object, err := s.objects.Fill(ctx, name, func(ctx context.Context, dir string) (Manifest, error) {
-		used = true
-		container := &oci.Image{Kind: "VM", Layers: []oci.Layer{{
-			Size: info.Size(), Plain: true,
-			Open: func() (io.ReadCloser, error) { return io.NopCloser(io.NewSectionReader(file, 0, info.Size())), nil },
-		}}}
-		made, err := s.flatten(ctx, container, dir, report)
-		made.Description, made.Kernel, made.Container = "made of the VM "+vm.Name, vm.Kernel, base.Container
-		made.Source["vm"], made.Source["base"] = vm.Name, vm.Image
-		delete(made.Source, "layers")
-		return made, err
-	})
-	if err == nil && !used {
-		err = nameTaken(name, "there is an image of that name")
-	}
-	return fromObject(object), err
+	return s.add(ctx, request.Name, container, func(m *Manifest) {
+		describe(m)
+		m.Description = cmp.Or(request.Description, m.Description)
+		maps.Copy(m.Source, request.Source)
+	}, report)
 }
 
 // spool writes a stream to a file that has no name.

@@ -135,22 +135,47 @@ func (s *Store) importPath(ctx context.Context, request api.Import, report progr
 			name = nameOfFile(request.Path)
 		}
 	}
-	err = s.checkNewName(name)
-	if _, getErr := s.objects.Get(name); err == nil && getErr == nil {
-		err = nameTaken(name, "there is an image of that name")
-	}
-	if err != nil {
-		return Image{}, errors.Join(err, container.Close())
-	}
-	used := false
-	object, err := s.objects.Fill(ctx, name, func(ctx context.Context, dir string) (Manifest, error) {
-		used = true
-		return s.flatten(ctx, container, dir, report)
+	return s.add(ctx, name, container, func(*Manifest) {}, report)
+}
+
+// add makes an image of a container image, which it closes, under a name that
+// is free. What is told about it goes through describe.
+func (s *Store) add(ctx context.Context, name string, container *oci.Image, describe func(*Manifest), report progress.Func) (Image, error) {
+	image, used, err := s.fill(ctx, name, func(ctx context.Context, dir string) (Manifest, error) {
+		made, err := s.flatten(ctx, container, dir, report)
+		if err == nil {
+			describe(&made)
+		}
+		return made, err
 	})
 	if !used {
 		err = errors.Join(err, container.Close())
 	}
-	return fromObject(object), err
+	return image, err
+}
+
+// fill makes an image under a name that is free; used tells whether build was
+// called.
+func (s *Store) fill(ctx context.Context, name string, build func(ctx context.Context, dir string) (Manifest, error)) (image Image, used bool, err error) {
+	if err := s.checkFree(name); err != nil {
+		return Image{}, false, err
+	}
+	object, err := s.objects.Fill(ctx, name, func(ctx context.Context, dir string) (Manifest, error) {
+		used = true
+		return build(ctx, dir)
+	})
+	if err == nil && !used { // somebody else was faster
+		err = nameTaken(name, "there is an image of that name")
+	}
+	return fromObject(object), used, err
+}
+
+func (s *Store) checkFree(name string) error {
+	err := s.checkNewName(name)
+	if _, getErr := s.objects.Get(name); err == nil && getErr == nil {
+		err = nameTaken(name, "there is an image of that name")
+	}
+	return err
 }
 
 // nameOfFile is a file's name without what says how it is packed.

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"banger/internal/agent"
+	"banger/internal/agent/wire"
 	"banger/internal/api"
 	"banger/internal/progress"
 	"banger/internal/store"
@@ -37,6 +39,56 @@ func (m *Manager) System(ctx context.Context, ref string, report progress.Func, 
 	defer system.Close()
 	return take(shown, system)
 }
+
+// Container gives take a container image of a running guest's Docker, as `docker
+// save` writes it.
+func (m *Manager) Container(ctx context.Context, ref, name string, report progress.Func, take func(vm api.VM, saved io.Reader) error) (err error) {
+	shown, err := m.Get(ref)
+	if err != nil {
+		return err
+	}
+	s, err := m.running(shown.ID)
+	if err != nil {
+		return err
+	}
+	report.Step("reading the container image")
+	saved, out := io.Pipe()
+	said := &firstBytes{limit: maxComplaint}
+	request := wire.ExecRequest{Args: []string{"docker", "save", "--", name}}
+	process, err := agent.New(s.machine.DialAgent).Exec(ctx, request, agent.Streams{Stdout: out, Stderr: said})
+	if err != nil {
+		return fmt.Errorf("cannot run docker in the VM %q: %w", shown.Name, err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		exit, err := process.Wait()
+		if err == nil && exit.Code != 0 {
+			err = fmt.Errorf("docker ended with status %d: %s", exit.Code, printable(said.text()))
+		}
+		out.CloseWithError(err) // nil is the end of the stream
+	}()
+	// Whatever take has not read is not wanted: docker ends with its output.
+	defer func() { saved.Close(); <-ended }()
+	return take(shown, saved)
+}
+
+// maxComplaint bounds what is kept of a failed program's error output, in bytes.
+const maxComplaint = 1 << 10
+
+// firstBytes keeps the beginning of what is written to it.
+type firstBytes struct {
+	limit int
+	data  []byte
+}
+
+func (f *firstBytes) Write(p []byte) (int, error) {
+	f.data = append(f.data, p[:min(len(p), f.limit-len(f.data))]...)
+	return len(p), nil
+}
+
+// text is one line.
+func (f *firstBytes) text() string { return strings.Join(strings.Fields(string(f.data)), " ") }
 
 // borrow has a VM run until giveBack is called. That stops the VM if borrowing
 // has started it, nobody else borrows it, and nobody has started it or opened a

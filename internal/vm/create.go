@@ -139,6 +139,7 @@ func (m *Manager) plan(request api.CreateVM) (store.VM, error) {
 	record := store.VM{
 		Name: request.Name, Image: request.Image, Kernel: request.Kernel, VCPU: sizes.VCPU, MemoryMiB: sizes.MemoryMiB, DiskBytes: sizes.DiskBytes,
 		Ephemeral: request.Ephemeral, Pending: store.PendingCreate, MachineID: randomHex(16), VMM: request.VMM,
+		FilesSynced: request.Clean,
 	}
 	if record.Image == "" {
 		record.Image = settings.DefaultImage

@@ -59,23 +59,25 @@ func importFile(ctx context.Context, file *os.File, tempDir string) (*Image, err
 		return nil, err
 	}
 	if kind == kindRootfs {
-		return rootfsImage(file)
+		return RootFS(file)
 	}
 	if compressed {
 		unpacked, err := unpack(ctx, file, tempDir)
 		if err != nil {
 			return nil, err
 		}
-		image, err := importArchive(unpacked)
+		image, err := Archive(unpacked)
 		if err != nil {
 			return nil, errors.Join(err, unpacked.Close())
 		}
 		return image, file.Close()
 	}
-	return importArchive(file)
+	return Archive(file)
 }
 
-func importArchive(file *os.File) (*Image, error) {
+// Archive opens an image in a tar archive that is not compressed: one of an OCI
+// layout, or what `docker save` writes. It takes over the file unless it fails.
+func Archive(file *os.File) (*Image, error) {
 	members, err := readMembers(file)
 	if err != nil {
 		return nil, err
@@ -93,7 +95,9 @@ func importArchive(file *os.File) (*Image, error) {
 	return image, nil
 }
 
-func rootfsImage(file *os.File) (*Image, error) {
+// RootFS opens a tar archive of a root file system. It takes over the file
+// unless it fails.
+func RootFS(file *os.File) (*Image, error) {
 	info, err := file.Stat()
 	if err != nil {
 		return nil, err
