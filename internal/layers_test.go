@@ -14,7 +14,7 @@ import (
 const module = "banger/internal/"
 
 // leaves are data, or know nothing of VMs: everything may import them.
-var leaves = []string{"api", "agent/wire", "progress", "undo", "paths", "size", "config", "version", "atomicfile", "regular", "confine"}
+var leaves = []string{"api", "agent/wire", "progress", "undo", "paths", "size", "tomlfile", "config", "version", "atomicfile", "regular", "confine"}
 
 // allowed are the other packages below internal that a layer may import. A
 // layer is a package and all that is below it, which may import each other.
@@ -24,7 +24,7 @@ var allowed = map[string][]string{
 	"api":     {"vmm"}, // handles are part of what a VM is
 	"bundle":  {"objects", "download", "catalog"},
 	"catalog": {"objects", "download"},
-	"cli":     {"client", "agent", "doctor", "network", "ssh", "sshconfig", "workspace", "hostenv"}, // network: what root does has no daemon
+	"cli":     {"client", "agent", "doctor", "network", "ssh", "sshconfig", "workspace", "hostenv", "recipe"}, // network: what root does has no daemon
 	"client":  nil,
 	"daemon":  {"vm", "store", "image", "kernel", "bundle", "vmm", "network", "ssh", "doctor", "agent", "hostenv"},
 	"debian":  nil,

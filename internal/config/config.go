@@ -2,23 +2,23 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"math"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 
-	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/crypto/ssh"
 
 	"banger/internal/paths"
 	"banger/internal/regular"
 	"banger/internal/size"
+	"banger/internal/tomlfile"
 )
 
 // Config is the user's configuration with every default filled in, except for
@@ -54,6 +54,11 @@ type Config struct {
 	// this binary; the first has precedence.
 	CatalogURLs []string
 }
+
+// Error is what is wrong with the configuration file.
+type Error tomlfile.Error
+
+func (e *Error) Error() string { return "bad configuration: " + (*tomlfile.Error)(e).Error() }
 
 // file is config.toml as written. Pointers tell an absent key from a zero.
 type file struct {
@@ -143,9 +148,8 @@ func load(dirs paths.Dirs, uid *int) (Config, error) {
 
 func parse(data []byte, path string, dirs paths.Dirs) (Config, error) {
 	var f file
-	decoder := toml.NewDecoder(bytes.NewReader(data))
-	if err := decoder.DisallowUnknownFields().Decode(&f); err != nil {
-		return Config{}, decodeError(path, data, err)
+	if bad := tomlfile.Decode(path, data, &f); bad != nil {
+		return Config{}, (*Error)(bad)
 	}
 	config := Defaults(dirs)
 	for _, key := range []struct {
@@ -176,7 +180,7 @@ func parse(data []byte, path string, dirs paths.Dirs) (Config, error) {
 		}},
 	} {
 		if err := key.set(); err != nil {
-			return Config{}, &Error{Path: path, Line: keyLine(data, key.name), Key: key.name, Reason: err.Error()}
+			return Config{}, &Error{Path: path, Line: tomlfile.KeyLine(data, key.name), Key: key.name, Reason: err.Error()}
 		}
 	}
 	var err error
@@ -293,6 +297,14 @@ func oneOf(allowed ...string) func(string) error {
 func imageName(name string) error {
 	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
 		return fmt.Errorf("%q is not an image name", name)
+	}
+	return nil
+}
+
+func webAddress(text string) error {
+	address, err := url.Parse(text)
+	if err != nil || address.Host == "" || (address.Scheme != "http" && address.Scheme != "https") || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return fmt.Errorf("%q is not an http or https URL", text)
 	}
 	return nil
 }

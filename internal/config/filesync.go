@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/pelletier/go-toml/v2/unstable"
+	"banger/internal/tomlfile"
 )
 
 // FileSync is one file or directory of the host that a new VM gets a copy of.
@@ -53,7 +53,7 @@ func fileSyncs(entries []fileSync, data []byte, path, home string) ([]FileSync, 
 				if entry.Host != nil {
 					which += fmt.Sprintf(" (%q)", *entry.Host)
 				}
-				return nil, &Error{Path: path, Line: syncLine(data, i, key.name), Key: "file_sync." + key.name, Reason: which + ": " + err.Error()}
+				return nil, &Error{Path: path, Line: tomlfile.EntryLine(data, "file_sync", i, key.name), Key: "file_sync." + key.name, Reason: which + ": " + err.Error()}
 			}
 		}
 		syncs = append(syncs, sync)
@@ -115,31 +115,4 @@ func setMode(to *fs.FileMode, from any) error {
 	}
 	*to = fs.FileMode(value)
 	return nil
-}
-
-// syncLine is the line on which the i-th entry of file_sync gives key a value,
-// else that on which the entry begins.
-func syncLine(data []byte, i int, key string) int {
-	var parser unstable.Parser
-	parser.Reset(data)
-	at, line := -1, 0
-	for parser.NextExpression() {
-		node := parser.Expression()
-		name, here := dotted(&parser, nil, node)
-		switch {
-		case node.Kind == unstable.ArrayTable && slices.Equal(name, []string{"file_sync"}):
-			if at++; at == i {
-				line = here
-			}
-		case node.Kind == unstable.Table, node.Kind == unstable.ArrayTable:
-			if at == i {
-				return line
-			}
-		case at == i && slices.Equal(name, []string{key}):
-			return here
-		case at < 0 && slices.Equal(name, []string{"file_sync"}): // an array of inline tables
-			return here
-		}
-	}
-	return line
 }

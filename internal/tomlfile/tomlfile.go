@@ -1,16 +1,19 @@
-package config
+// Package tomlfile decodes TOML files that users write. It is strict, and what
+// is wrong is told with file, line and key.
+package tomlfile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
-	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// Error is what is wrong with the configuration file.
+// Error is what is wrong with a file.
 type Error struct {
 	Path   string
 	Line   int    // 1 is the first; 0 if not known
@@ -23,14 +26,19 @@ func (e *Error) Error() string {
 	if e.Line > 0 {
 		where = fmt.Sprintf("%s:%d", e.Path, e.Line)
 	}
-	if e.Key == "" {
-		return fmt.Sprintf("bad configuration: %s: %s", where, e.Reason)
+	if e.Key != "" {
+		where += ": " + e.Key
 	}
-	return fmt.Sprintf("bad configuration: %s: %s: %s", where, e.Key, e.Reason)
+	return where + ": " + e.Reason
 }
 
-// decodeError turns what the TOML library says into an [Error].
-func decodeError(path string, data []byte, err error) error {
+// Decode reads the content of the file at path into a structure that has a
+// field for every key. It returns nil if nothing is wrong.
+func Decode(path string, data []byte, into any) *Error {
+	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(into)
+	if err == nil {
+		return nil
+	}
 	result := &Error{Path: path, Reason: oneLine(err.Error())}
 	if unknown, ok := errors.AsType[*toml.StrictMissingError](err); ok && len(unknown.Errors) > 0 {
 		first := &unknown.Errors[0]
@@ -52,9 +60,9 @@ func decodeError(path string, data []byte, err error) error {
 
 func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
-// keyLine returns the line on which a dotted key is given a value, 0 if it is
+// KeyLine returns the line on which a dotted key is given a value, 0 if it is
 // nowhere.
-func keyLine(data []byte, key string) int {
+func KeyLine(data []byte, key string) int {
 	return keyLines(data)[key]
 }
 
@@ -111,10 +119,29 @@ func dotted(parser *unstable.Parser, prefix []string, node *unstable.Node) ([]st
 	return key, line
 }
 
-func webAddress(text string) error {
-	address, err := url.Parse(text)
-	if err != nil || address.Host == "" || (address.Scheme != "http" && address.Scheme != "https") || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-		return fmt.Errorf("%q is not an http or https URL", text)
+// EntryLine is the line on which the i-th table of an array gives key a value,
+// else that on which the table begins.
+func EntryLine(data []byte, array string, i int, key string) int {
+	var parser unstable.Parser
+	parser.Reset(data)
+	at, line := -1, 0
+	for parser.NextExpression() {
+		node := parser.Expression()
+		name, here := dotted(&parser, nil, node)
+		switch {
+		case node.Kind == unstable.ArrayTable && slices.Equal(name, []string{array}):
+			if at++; at == i {
+				line = here
+			}
+		case node.Kind == unstable.Table, node.Kind == unstable.ArrayTable:
+			if at == i {
+				return line
+			}
+		case at == i && slices.Equal(name, []string{key}):
+			return here
+		case at < 0 && slices.Equal(name, []string{array}): // an array of inline tables
+			return here
+		}
 	}
-	return nil
+	return line
 }
