@@ -69,7 +69,7 @@ func (m *Manager) Container(ctx context.Context, ref, name string, report progre
 		out.CloseWithError(err) // nil is the end of the stream
 	}()
 	// Whatever take has not read is not wanted: docker ends with its output.
-	defer func() { saved.Close(); <-ended }()
+	defer func() { err = errors.Join(err, saved.Close()); <-ended }()
 	return take(shown, saved)
 }
 
@@ -125,7 +125,7 @@ func (m *Manager) borrow(ctx context.Context, id string, report progress.Func) (
 		name, kept := e.record.Name, started && !e.record.Borrowed && e.machine != nil
 		m.mu.Unlock()
 		if kept {
-			report.Warn(fmt.Sprintf("%s runs on: somebody uses it", name))
+			report.Warn(name + " runs on: somebody uses it")
 		}
 		return m.giveBack(context.WithoutCancel(ctx), e, report)
 	}, nil
