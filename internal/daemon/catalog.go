@@ -121,8 +121,7 @@ func newImageShelf(store *image.Store, vms *vm.Manager) imageShelf {
 				return store.Pull(ctx, request.Name, report)
 			}
 			// One image takes another's place if no VM needs that.
-			replace := func(name string, publish func() error) error { return vms.Unused("image", name, publish) }
-			return store.PullReference(ctx, request, replace, report)
+			return store.PullReference(ctx, request, vms.ReplaceImage, report)
 		},
 		builtIn: func() ([]api.Image, error) { return store.Available(), nil },
 		show: func(i image.Image) api.Image {

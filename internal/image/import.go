@@ -32,9 +32,14 @@ const (
 	sourceManifest  = "manifest"
 )
 
-// Guard publishes an image that takes the place of another of its name, or
-// says why it cannot.
-type Guard func(name string, publish func() error) error
+// Guard publishes an image that takes the name of another, or says why it
+// cannot. Keep gives that one a name of its own, and returns it.
+type Guard func(ctx context.Context, name string, keep func() (string, error), publish func() error) error
+
+// unguarded is the guard where the name has no image.
+func unguarded(_ context.Context, _ string, _ func() (string, error), publish func() error) error {
+	return publish()
+}
 
 // PullReference gets an image from a registry, under the name given or one
 // made of the reference. An image that is there already is what is returned if
@@ -72,7 +77,8 @@ func (s *Store) pullReference(ctx context.Context, request api.Pull, guard Guard
 	if err := enoughSpace(s.options.CacheDir, remote.Missing(s.blobs)); err != nil {
 		return Image{}, err
 	}
-	object, err := s.objects.Replace(ctx, name, func(publish func() error) error { return guard(name, publish) }, func(ctx context.Context, dir string) (Manifest, error) {
+	keep := func() (string, error) { return s.objects.Keep(ctx, name) }
+	object, err := s.objects.Replace(ctx, name, func(publish func() error) error { return guard(ctx, name, keep, publish) }, func(ctx context.Context, dir string) (Manifest, error) {
 		container, err := remote.Fetch(ctx, s.blobs, report)
 		if err != nil {
 			return Manifest{}, err

@@ -95,6 +95,36 @@ func (s *Store[M]) Replace(ctx context.Context, name string, guard func(publish 
 	return s.Get(name)
 }
 
+// Keep gives a name's object a second name, made of the first and the begin of
+// the digest, and returns it.
+func (s *Store[M]) Keep(ctx context.Context, name string) (string, error) {
+	unlock, err := s.lockStore(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	ref, err := s.readReference(name)
+	if err != nil {
+		return "", err
+	}
+	const shortDigest, longest = 12, 128
+	suffix := "-" + strings.TrimPrefix(ref.Digest, digestPrefix)[:shortDigest]
+	kept := name[:min(len(name), longest-len(suffix))] + suffix
+	switch there, err := s.readReference(kept); {
+	case err == nil && there.Digest == ref.Digest:
+		return kept, nil
+	case err == nil:
+		return "", fmt.Errorf("%q: %w", kept, ErrTaken)
+	case !missing(err):
+		return "", err
+	}
+	data, err := json.Marshal(ref)
+	if err != nil {
+		return "", err
+	}
+	return kept, writeFile(s.nameFile(kept), data)
+}
+
 // missing tells whether Get's error means that the object has to be made.
 func missing(err error) bool {
 	return errors.Is(err, ErrNotFound) || errors.Is(err, ErrBroken)

@@ -500,3 +500,26 @@ func TestImport(t *testing.T) {
 		t.Errorf("over another: %v", err)
 	}
 }
+
+func TestKeep(t *testing.T) {
+	t.Parallel()
+	s := objects.Open[about](t.TempDir())
+	first := fill(t, s, "a", "first")
+	var kept string
+	for range 2 {
+		var err error
+		if kept, err = s.Keep(t.Context(), "a"); err != nil || !strings.HasPrefix(kept, "a-") {
+			t.Fatalf("kept as %q, %v", kept, err)
+		}
+	}
+	_, err := s.Replace(t.Context(), "a", func(publish func() error) error { return publish() }, writer("second"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Get(kept); err != nil || got.Digest != first.Digest {
+		t.Errorf("after the replacement it has %+v, %v", got, err)
+	}
+	if _, err := s.Keep(t.Context(), "none"); !errors.Is(err, objects.ErrNotFound) {
+		t.Errorf("of a name that is not there: %v", err)
+	}
+}

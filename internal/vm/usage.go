@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"banger/internal/api"
+	"banger/internal/store"
 )
 
 // ImageUsers and KernelUsers return the names of the VMs that need an image or
@@ -47,6 +48,43 @@ func (m *Manager) Unused(what, name string, remove func() error) error {
 			Hint:    "delete these VMs first: banger vm delete " + strings.Join(users, " "),
 		}
 	}
+	return m.alone("delete", what, name, remove)
+}
+
+// ReplaceImage calls publish, which gives the name of an image to another one.
+// The VMs that were made from the former keep it: before that, keep gives it
+// the other name that it returns. Whatever is killed in between, they start.
+func (m *Manager) ReplaceImage(ctx context.Context, name string, keep func() (string, error), publish func() error) error {
+	return m.alone("replace", "image", name, func() error {
+		if len(m.ImageUsers(name)) > 0 {
+			kept, err := keep()
+			if err == nil {
+				err = m.renameImage(ctx, name, kept)
+			}
+			if err != nil {
+				return fmt.Errorf("cannot keep the image %q for the VMs that were made from it: %w", name, err)
+			}
+		}
+		return publish()
+	})
+}
+
+func (m *Manager) renameImage(ctx context.Context, from, to string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.vms {
+		if e.record.Image != from {
+			continue
+		}
+		if err := m.changeLocked(ctx, e, func(r *store.VM) { r.Image = to }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// alone calls do while nothing is made from the image or kernel of that name.
+func (m *Manager) alone(verb, what, name string, do func() error) error {
 	done := make(chan struct{})
 	m.mu.Lock()
 	_, busy := m.removing[name]
@@ -55,7 +93,7 @@ func (m *Manager) Unused(what, name string, remove func() error) error {
 	}
 	m.mu.Unlock()
 	if busy {
-		return &api.Error{Kind: api.KindInUse, Message: fmt.Sprintf("cannot delete the %s %q: another operation is using it", what, name), Hint: "try again in a moment"}
+		return &api.Error{Kind: api.KindInUse, Message: fmt.Sprintf("cannot %s the %s %q: another operation is using it", verb, what, name), Hint: "try again in a moment"}
 	}
 	defer func() {
 		m.mu.Lock()
@@ -63,7 +101,7 @@ func (m *Manager) Unused(what, name string, remove func() error) error {
 		delete(m.removing, name)
 		close(done)
 	}()
-	return remove()
+	return do()
 }
 
 // use keeps an image or a kernel from being deleted until release is called.

@@ -538,6 +538,37 @@ func TestUnused(t *testing.T) {
 	}
 }
 
+func TestReplaceImage(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.create(t, api.CreateVM{Name: "one"})
+	refused := errors.New("the disk is full")
+	err := h.ReplaceImage(t.Context(), "debian-bookworm", func() (string, error) { return "", refused }, func() error {
+		t.Error("published an image without keeping the other")
+		return nil
+	})
+	if !errors.Is(err, refused) {
+		t.Errorf("got error %v", err)
+	}
+	// What runs meanwhile finds the VM with the image that it was made from.
+	err = h.ReplaceImage(t.Context(), "debian-bookworm", func() (string, error) { return "kept", nil }, func() error {
+		if users := h.ImageUsers("kept"); len(users) != 1 {
+			t.Errorf("before the other is published, %q have the kept one", users)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if users := h.ImageUsers("debian-bookworm"); len(users) != 0 {
+		t.Errorf("%q have the new image", users)
+	}
+	err = h.ReplaceImage(t.Context(), "debian-bookworm", func() (string, error) { return "", errors.New("nobody needs it") }, func() error { return nil })
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestParseUse(t *testing.T) {
 	t.Parallel()
 	stat := "7 (a ) b) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 1 0 100 1000 3 18446744073709551615"
