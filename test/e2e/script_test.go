@@ -90,6 +90,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("STATE", filepath.Join(p.state, "banger"))
 	env.Setenv("PREFIX", prefix)
 	env.Setenv("STREAM_MIB", cmp.Or(os.Getenv("BANGER_E2E_STREAM_MIB"), "2048"))
+	env.Setenv("OCI_MIB", cmp.Or(os.Getenv("BANGER_E2E_OCI_MIB"), "64"))
 	absolute, err := filepath.Abs(root())
 	if err != nil {
 		return err

@@ -67,9 +67,6 @@ func Resolve(ctx context.Context, ref Reference, insecure bool) (*Remote, error)
 		if err != nil {
 			return nil, registryError(err)
 		}
-		if len(got.Manifest) > maxManifest {
-			return nil, tooLarge("its manifest has %d bytes", len(got.Manifest))
-		}
 		if r.manifest, err = parseManifest(got.Manifest); err != nil {
 			return nil, err
 		}
@@ -86,17 +83,39 @@ func Resolve(ctx context.Context, ref Reference, insecure bool) (*Remote, error)
 	return nil, errors.New("its index leads to indexes only")
 }
 
-// guard refuses to speak without TLS to hosts other than this one.
+// guard refuses to speak without TLS to hosts other than this one, and bounds
+// all answers but blobs, which are written to disk.
 type guard struct {
 	inner    http.RoundTripper
 	insecure bool
 }
 
+// blobKey is set in the context of requests for blobs.
+type blobKey struct{}
+
 func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 	if request.URL.Scheme != "https" && !g.insecure && !isLoopback(request.URL.Hostname()) {
 		return nil, fmt.Errorf("%w: %s", ErrPlainHTTP, request.URL.Host)
 	}
-	return g.inner.RoundTrip(request)
+	response, err := g.inner.RoundTrip(request)
+	if err == nil && request.Context().Value(blobKey{}) == nil {
+		response.Body = &boundedBody{response.Body, maxManifest}
+	}
+	return response, err
+}
+
+// boundedBody fails after left bytes.
+type boundedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, tooLarge("the registry's answer has more than %d MiB", maxManifest>>20)
+	}
+	return n, err
 }
 
 // registryError sorts a registry's answers.
@@ -186,7 +205,7 @@ func (r *Remote) config(ctx context.Context, blobs *Blobs) ([]byte, error) {
 // used, never one that the manifest names.
 func (r *Remote) getter(d descriptor) getFunc {
 	return func(ctx context.Context, offset int64) (io.ReadCloser, error) {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base+d.Digest, nil)
+		request, err := http.NewRequestWithContext(context.WithValue(ctx, blobKey{}, true), http.MethodGet, r.base+d.Digest, nil)
 		if err != nil {
 			return nil, err
 		}

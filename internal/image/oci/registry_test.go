@@ -3,6 +3,7 @@ package oci
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log"
 	"net/http"
@@ -146,5 +147,30 @@ func TestFetchWrongDigest(t *testing.T) {
 	}
 	if n, _, err := blobs.Prune(true); n != 0 || err != nil {
 		t.Errorf("%d blobs are left, %v", n, err)
+	}
+}
+
+// TestEndlessManifest has a registry that does not stop talking.
+func TestEndlessManifest(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v2/" {
+			return
+		}
+		w.Header().Set("Content-Type", string(types.OCIManifestSchema1))
+		chunk := bytes.Repeat([]byte(" "), 64<<10)
+		for sent := 0; sent < 4*maxManifest; sent += len(chunk) {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+	}))
+	t.Cleanup(server.Close)
+	ref, err := ParseReference(strings.TrimPrefix(server.URL, "http://")+"/team/tool:1", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Resolve(t.Context(), ref, false); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("got error %.300v", err)
 	}
 }
