@@ -250,7 +250,8 @@ func (m *Manager) furnish(ctx context.Context, record store.VM) error {
 // caller has its lock. What fails can be tried again.
 func (m *Manager) erase(ctx context.Context, e *entry) error {
 	record := m.look(e).record
-	if err := os.RemoveAll(m.config.Dirs.Run(record.ID)); err != nil {
+	// Who saw the VMM end may be removing them just now.
+	if err := m.clearRun(ctx, record.ID); err != nil {
 		return fmt.Errorf("cannot delete the sockets of VM %q: %w", record.Name, err)
 	}
 	if err := os.RemoveAll(m.config.Dirs.VM(record.ID)); err != nil {

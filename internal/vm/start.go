@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -423,24 +424,39 @@ func (m *Manager) watch(ctx context.Context, e *entry, machine vmm.Machine) {
 // ended notes that a machine is gone. It is called by who sees it first, and
 // by the others without effect.
 func (m *Manager) ended(ctx context.Context, e *entry, machine vmm.Machine) {
+	name, grave, first := m.forget(ctx, e, machine)
+	if !first {
+		return
+	}
+	if err := machine.Close(); err != nil {
+		m.log.WarnContext(ctx, "cannot let go of a VMM", "vm", name, "error", err)
+	}
+	if err := os.RemoveAll(grave); err != nil {
+		m.log.WarnContext(ctx, "cannot remove a VM's sockets", "vm", name, "error", err)
+	}
+}
+
+// forget parts a VM from its machine, and says whether it still had it. What is
+// left of the machine is at grave then: moved there before the next start can
+// make the same directory again, and removed without a lock.
+func (m *Manager) forget(ctx context.Context, e *entry, machine vmm.Machine) (name, grave string, first bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if e.machine != machine {
-		return
+		return "", "", false
 	}
 	e.machine = nil
 	if e.forwarding != nil {
 		e.forwarding.Close()
 		e.forwarding = nil
 	}
-	if err := machine.Close(); err != nil {
-		m.log.WarnContext(ctx, "cannot let go of a VMM", "vm", e.record.Name, "error", err)
-	}
 	// An operation that is in the middle of a start ends that itself.
 	if err := m.changeLocked(ctx, e, func(r *store.VM) { r.Handle, r.Started = nil, nil }); err != nil {
 		m.log.ErrorContext(ctx, "cannot record the end of a VM", "vm", e.record.Name, "error", err)
 	}
-	if err := os.RemoveAll(m.config.Dirs.Run(e.record.ID)); err != nil {
-		m.log.WarnContext(ctx, "cannot remove a VM's sockets", "vm", e.record.Name, "error", err)
+	dir := m.config.Dirs.Run(e.record.ID)
+	if err := os.Rename(dir, dir+graveSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.log.WarnContext(ctx, "cannot move a VM's sockets away", "vm", e.record.Name, "error", err)
 	}
+	return e.record.Name, dir + graveSuffix, true
 }
