@@ -1,7 +1,9 @@
 package vm
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -26,13 +28,13 @@ func (m *Manager) noteAccess(spec vmm.Spec) error {
 }
 
 // access is what noteAccess has kept, empty for a VM that an older bangerd has
-// started.
-func access(runDir string) string {
+// started, or that has just ended.
+func access(runDir string) (string, error) {
 	text, err := os.ReadFile(accessFile(runDir))
-	if err != nil {
-		return ""
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("cannot read what the guest may reach: %w", err)
 	}
-	return string(text)
+	return string(text), nil
 }
 
 func accessFile(runDir string) string { return filepath.Join(runDir, "access") }

@@ -274,7 +274,9 @@ func (m *Manager) show(s snapshot) (api.VM, error) {
 			vm.OnHost = address.String()
 		}
 		vm.Started, vm.VMM, vm.VMMReason = r.Started, r.Handle, r.VMMReason
-		vm.NetworkAccess = access(m.config.Dirs.Run(r.ID))
+		if vm.NetworkAccess, err = access(m.config.Dirs.Run(r.ID)); err != nil {
+			return api.VM{}, err
+		}
 	}
 	return vm, nil
 }
