@@ -173,7 +173,7 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 			}
 			return hostenv.Collect(ctx, hostenv.OnThisHost(now.HostEnvironment, plan.Gateway), environment), nil
 		},
-		Networks: []vm.Network{onBridge, userNetwork(options.Executable, load)},
+		Networks: []vm.Network{onBridge, userNetwork(options.Executable, load, log)},
 		Forward:  forwarder(log),
 		Publish:  publisher(dirs, load, options.Executable),
 	})
@@ -216,7 +216,7 @@ func agentBinary(options Options) string {
 
 // userNetwork connects guests without privileges, each by a process of its
 // own. What they may reach is what the configuration says when they start.
-func userNetwork(executable string, load func() (config.Config, error)) vm.Network {
+func userNetwork(executable string, load func() (config.Config, error), log *slog.Logger) vm.Network {
 	return vm.Network{
 		Mode: vmm.NetworkStream, DNS: plan.Gateway.String(), MTU: usernet.MTU,
 		Connect: func(ctx context.Context, link vm.Link) (vmm.NIC, func() error, error) {
@@ -245,7 +245,10 @@ func userNetwork(executable string, load func() (config.Config, error)) vm.Netwo
 				return vmm.NIC{}, nil, err
 			}
 			// Nobody waits for that, and the process is confined without it.
-			go cgroup.Place(context.WithoutCancel(ctx), filepath.Base(link.RunDir)+"-network", child.Identity(), usernet.Limits)
+			go func() {
+				layer := cgroup.Place(context.WithoutCancel(ctx), filepath.Base(link.RunDir)+"-network", child.Identity(), usernet.Limits)
+				log.InfoContext(ctx, "the cgroup of a VM's network", "vm", link.Name, "on", layer.On, "detail", layer.Detail)
+			}()
 			go func() { // held until its end, which is when it is reaped
 				<-child.Done()
 				_ = child.Close()
