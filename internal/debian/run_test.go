@@ -190,18 +190,22 @@ func TestWriterFails(t *testing.T) {
 	}
 }
 
-// ownerVariable makes this test's program an owner of a build, to be killed.
-const ownerVariable = "BANGER_TEST_OWNER_FIFO"
+// ownerVariable makes this test's program an owner of a build, to be killed; it
+// builds in a directory of the test's, since it cannot remove one of its own.
+const (
+	ownerVariable = "BANGER_TEST_OWNER_FIFO"
+	placeVariable = "BANGER_TEST_OWNER_DIRECTORY"
+)
 
 func TestKilledOwner(t *testing.T) {
 	t.Parallel()
 	if path := os.Getenv(ownerVariable); path != "" {
-		err := scripted(many).build(t.Context(), t.TempDir(), []string{path}, io.Discard, progress.Discard)
+		err := scripted(many).build(t.Context(), os.Getenv(placeVariable), []string{path}, io.Discard, progress.Discard)
 		t.Fatalf("the build has ended: %v", err)
 	}
 	path, ready, gone := fifo(t)
 	owner := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledOwner$")
-	owner.Env = append(os.Environ(), ownerVariable+"="+path)
+	owner.Env = append(os.Environ(), ownerVariable+"="+path, placeVariable+"="+t.TempDir())
 	if err := owner.Start(); err != nil {
 		t.Fatal(err)
 	}
