@@ -64,10 +64,7 @@ func Open(ctx context.Context, path string) (*Repo, error) {
 		if bare, bareErr := g.line(ctx, "rev-parse", "--is-bare-repository"); bareErr == nil && bare == "true" {
 			return nil, refuse(path, "it is a bare git repository, without files to work on", "give a clone of it")
 		}
-		if failed, ok := errors.AsType[*gitError](err); ok && strings.Contains(failed.stderr, "dubious ownership") {
-			return nil, refuse(path, "it belongs to another user, and git refuses it", "if you trust it: git config --global --add safe.directory "+absolute)
-		}
-		return nil, refuse(path, "it is not in a git repository", "run git init in it and git add what shall be shipped")
+		return nil, refuseGit(path, absolute, err)
 	}
 	r := &Repo{Root: root, Name: filepath.Base(root), git: git{dir: root}}
 	if r.Name == "/" || r.Name == "." {
@@ -80,6 +77,27 @@ func Open(ctx context.Context, path string) (*Repo, error) {
 	r.Head, _ = r.git.line(ctx, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
 	r.Branch, _ = r.git.line(ctx, "symbolic-ref", "--quiet", "--short", "HEAD")
 	return r, ctx.Err()
+}
+
+// refuseGit says why git finds no repository.
+func refuseGit(path, absolute string, err error) error {
+	var said string
+	if failed, ok := errors.AsType[*gitError](err); ok {
+		said = failed.stderr
+	}
+	switch {
+	case strings.Contains(said, "fatal: not a git repository (or any"):
+		return refuse(path, "it is not in a git repository", "run git init in it and git add what shall be shipped")
+	case strings.Contains(said, "dubious ownership"):
+		// The command is git's: it knows the repository's top.
+		_, command, _ := strings.Cut(said, "git config ")
+		return refuse(path, "it belongs to another user, and git refuses it", "if you trust it: git config "+strings.TrimSpace(command))
+	}
+	// Nothing that the user has asked for is wrong.
+	return &api.Error{
+		Kind: api.KindState, Message: fmt.Sprintf("cannot use %q as a workspace: %s", path, strings.Join(strings.Fields(err.Error()), " ")),
+		Hint: "see what git has to say: git -C " + absolute + " status",
+	}
 }
 
 func refuse(path, why, hint string) error {

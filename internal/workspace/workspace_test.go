@@ -390,6 +390,48 @@ func TestNoGit(t *testing.T) {
 	}
 }
 
+// TestGitRefuses has git say what is wrong with a repository.
+func TestGitRefuses(t *testing.T) {
+	broken := map[string]struct {
+		breakIt    func(s *sandbox)
+		kind       api.Kind
+		said, hint string
+	}{
+		"another user's": {func(s *sandbox) { s.t.Setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1") }, api.KindUsage, "another user", "git config --global --add safe.directory TOP"},
+		"its configuration": {
+			func(s *sandbox) { s.write(s.repo, ".git/config", "[core\n") },
+			api.KindState, "bad config line 1", "git -C TOP/sub status",
+		},
+		"its version": {
+			func(s *sandbox) { s.write(s.repo, ".git/config", "[core]\n\trepositoryFormatVersion = 7\n") },
+			api.KindState, "version", "git -C TOP/sub status",
+		},
+		"a worktree without its repository": {func(s *sandbox) {
+			if err := os.RemoveAll(filepath.Join(s.repo, ".git")); err != nil {
+				s.t.Fatal(err)
+			}
+			s.write(s.repo, ".git", "gitdir: /nonexistent\n")
+		}, api.KindState, "not a git repository: /nonexistent", "git -C TOP/sub status"},
+		"none": {func(s *sandbox) {
+			if err := os.RemoveAll(filepath.Join(s.repo, ".git")); err != nil {
+				s.t.Fatal(err)
+			}
+		}, api.KindUsage, "it is not in a git repository", "git init"},
+	}
+	for name, test := range broken {
+		t.Run(name, func(t *testing.T) {
+			s := newSandbox(t)
+			s.write(s.repo, "sub/a", "1")
+			test.breakIt(s)
+			_, err := Open(t.Context(), filepath.Join(s.repo, "sub"))
+			e, ok := errors.AsType[*api.Error](err)
+			if !ok || e.Kind != test.kind || !strings.Contains(e.Message, test.said) || !strings.Contains(e.Hint, strings.ReplaceAll(test.hint, "TOP", s.repo)) || strings.Contains(e.Message, "\n") {
+				t.Errorf("got %#v", err)
+			}
+		})
+	}
+}
+
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	s := newSandbox(t)
