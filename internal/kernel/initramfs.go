@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"banger/internal/api"
 	"banger/internal/kernel/initramfs"
 )
 
@@ -39,6 +41,9 @@ func (s *Store) Initramfs(ctx context.Context, kernel Kernel, agent string) (str
 	if _, err := os.Stat(place); err == nil {
 		return place, nil
 	}
+	if err := checkAgent(agent); err != nil {
+		return "", err
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("cannot create the cache directory: %w", err)
 	}
@@ -52,6 +57,31 @@ func (s *Store) Initramfs(ctx context.Context, kernel Kernel, agent string) (str
 		return "", err
 	}
 	return place, nil
+}
+
+// checkAgent refuses a binary that the guest's kernel could not run: it is the
+// first program there, and nothing else is beside it.
+func checkAgent(path string) error {
+	refuse := func(why string) error {
+		return &api.Error{
+			Kind: api.KindState, Message: fmt.Sprintf("cannot use %q as the agent of guests: %s", path, why),
+			Hint: "build banger with: make install (go build alone needs CGO_ENABLED=0)",
+		}
+	}
+	program, err := elf.Open(path)
+	if format := (*elf.FormatError)(nil); errors.As(err, &format) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return refuse("it is no program for Linux")
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read the agent's binary: %w", err)
+	}
+	defer program.Close()
+	for _, part := range program.Progs {
+		if part.Type == elf.PT_INTERP {
+			return refuse("it needs shared libraries, and a guest has none that early")
+		}
+	}
+	return nil
 }
 
 func (s *Store) initramfsDir() string { return filepath.Join(s.opts.CacheDir, "initramfs") }

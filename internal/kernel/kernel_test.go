@@ -474,7 +474,7 @@ func TestInitramfs(t *testing.T) {
 	build := func(content string) string {
 		t.Helper()
 		// As an upgrade does it: another file under the same name.
-		if err := os.WriteFile(agent+".new", []byte(content), 0o600); err != nil {
+		if err := os.WriteFile(agent+".new", append(testELF(t, elf.PT_LOAD), content...), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Rename(agent+".new", agent); err != nil {
@@ -531,6 +531,54 @@ func TestInitramfs(t *testing.T) {
 	}
 }
 
+// testELF is a program of one empty part.
+func testELF(t *testing.T, part elf.ProgType) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	header := elf.Header64{
+		Ident: [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
+		Type:  uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: uint32(elf.EV_CURRENT),
+		Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1,
+	}
+	for _, part := range []any{header, elf.Prog64{Type: uint32(part)}} {
+		if err := binary.Write(&b, binary.LittleEndian, part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.Bytes()
+}
+
+// TestAgentThatCannotRun has agents that a guest's kernel would end with a
+// panic.
+func TestAgentThatCannotRun(t *testing.T) {
+	t.Parallel()
+	files := fullPackage(t)
+	s := newStore(t, func(w io.Writer) error { return writeArchive(w, files) })
+	kernel, err := s.Pull(t.Context(), testName, progress.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, content := range map[string][]byte{
+		"it needs shared libraries":  testELF(t, elf.PT_INTERP),
+		"it is no program for Linux": []byte("#!/bin/sh\nexec something the like\n"),
+		"no program":                 nil,
+		"no program for Linux":       testELF(t, elf.PT_LOAD)[:40],
+	} {
+		agent := filepath.Join(t.TempDir(), "agent")
+		if err := os.WriteFile(agent, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := s.Initramfs(t.Context(), kernel, agent)
+		wantKind(t, want, err, api.KindState, "make install")
+		if err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+	if entries, err := os.ReadDir(s.initramfsDir()); err == nil && len(entries) > 0 {
+		t.Errorf("in the cache: %v", entries)
+	}
+}
+
 func TestInitramfsSideBySide(t *testing.T) {
 	t.Parallel()
 	files := fullPackage(t)
@@ -540,7 +588,7 @@ func TestInitramfsSideBySide(t *testing.T) {
 		t.Fatal(err)
 	}
 	agent := filepath.Join(t.TempDir(), "agent")
-	if err := os.WriteFile(agent, []byte("agent"), 0o600); err != nil {
+	if err := os.WriteFile(agent, testELF(t, elf.PT_LOAD), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var group errgroup.Group
