@@ -75,7 +75,7 @@ func checkAgent(path string) error {
 	if err != nil {
 		return fmt.Errorf("cannot read the agent's binary: %w", err)
 	}
-	defer program.Close()
+	defer func() { _ = program.Close() }()
 	for _, part := range program.Progs {
 		if part.Type == elf.PT_INTERP {
 			return refuse("it needs shared libraries, and a guest has none that early")
