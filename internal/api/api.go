@@ -196,9 +196,11 @@ type Port struct {
 	wire.Port
 	// Host is an address and port of this host that lead to it, empty if
 	// nothing does: Error says why.
-	Host  string `json:"host,omitempty"`
-	URL   string `json:"url,omitempty"`
-	Error string `json:"error,omitempty"`
+	Host string `json:"host,omitempty"`
+	URL  string `json:"url,omitempty"`
+	// Elsewhere is why Host has another port than the guest's.
+	Elsewhere string `json:"elsewhere,omitempty"`
+	Error     string `json:"error,omitempty"`
 }
 
 // Stats is what a running VM uses. VMM figures are the host's view.

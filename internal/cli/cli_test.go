@@ -164,7 +164,7 @@ func (d *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	answer("GET /v1/vms/{ref}/ports", func(*http.Request) (any, error) {
 		return []api.Port{
-			{Port: wire.Port{Address: "0.0.0.0", Port: 22, PID: 300, Process: "sshd"}, Host: "127.1.1.2:10022"},
+			{Port: wire.Port{Address: "0.0.0.0", Port: 22, PID: 300, Process: "sshd"}, Host: "127.1.1.2:10022", Elsewhere: "you may not have port 22"},
 			{Port: wire.Port{Address: "::", Port: 8080, Process: "evil\x1b[31m\nname"}, Host: "127.1.1.2:8080", URL: "http://sandbox.vm:8080"},
 			{Port: wire.Port{Address: "127.0.0.1", Port: 9000}, Error: "cannot listen"},
 		}, nil

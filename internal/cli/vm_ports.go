@@ -47,6 +47,9 @@ func runVMPorts(ctx context.Context, a *app, ref string, asJSON bool) error {
 		if port.URL != "" {
 			at = port.URL
 		}
+		if port.Elsewhere != "" {
+			at += " (" + oneLine(port.Elsewhere) + ")"
+		}
 		if port.Error != "" {
 			at = "not served: " + oneLine(port.Error)
 		}

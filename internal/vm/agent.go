@@ -90,7 +90,7 @@ func (m *Manager) Ports(ctx context.Context, ref string) ([]api.Port, error) {
 		case at.Err != nil:
 			shown.Error = at.Err.Error()
 		case at.Host.IsValid():
-			shown.Host = at.Host.String()
+			shown.Host, shown.Elsewhere = at.Host.String(), at.Elsewhere
 		}
 		ports = append(ports, shown)
 	}

@@ -38,6 +38,8 @@ type Port struct {
 	// Guest is the guest's port, Host where it is served.
 	Guest int
 	Host  netip.AddrPort
+	// Elsewhere is why Host has another port than the guest's, empty if not.
+	Elsewhere string
 	// Err is why nothing serves it; Host is invalid then.
 	Err error
 }
@@ -65,6 +67,8 @@ type served struct {
 	port     int
 	listener net.Listener // nil if there is none
 	err      error
+	// elsewhere is why the listener has another port.
+	elsewhere string
 	// targets are the guest's addresses to try. They are replaced, never
 	// changed.
 	targets []string
@@ -110,7 +114,7 @@ func (f *Forwarder) Ports(ctx context.Context, want []wire.Port) []Port {
 		changed := f.changed
 		ports := make([]Port, 0, len(f.served))
 		for _, s := range f.served {
-			port := Port{Guest: s.port, Err: s.err}
+			port := Port{Guest: s.port, Elsewhere: s.elsewhere, Err: s.err}
 			if s.listener != nil {
 				port.Host = s.listener.Addr().(*net.TCPAddr).AddrPort()
 			}
@@ -187,7 +191,7 @@ func (f *Forwarder) update(ports []wire.Port) {
 			next.err = fmt.Errorf("the guest listens on more than %d ports", maxPorts)
 			continue
 		}
-		next.listener, next.err = f.listen(p.Port)
+		next.listener, next.elsewhere, next.err = f.listen(p.Port)
 		if next.err == nil {
 			listening++
 			f.wait.Go(func() { f.accept(next) })
@@ -199,8 +203,9 @@ func (f *Forwarder) update(ports []wire.Port) {
 }
 
 // listen takes the port, or another one where the user may not have it or
-// somebody else has. Nothing but f's own address is ever bound.
-func (f *Forwarder) listen(port int) (net.Listener, error) {
+// somebody else has, and says which it was. Nothing but f's own address is ever
+// bound.
+func (f *Forwarder) listen(port int) (_ net.Listener, elsewhere string, _ error) {
 	tries := []int{port}
 	if port+alternative <= 0xffff {
 		tries = append(tries, port+alternative)
@@ -210,13 +215,21 @@ func (f *Forwarder) listen(port int) (net.Listener, error) {
 	for _, try := range append(tries, 0) {
 		listener, err = new(net.ListenConfig).Listen(f.ctx, "tcp4", netip.AddrPortFrom(f.address, uint16(try)).String())
 		if err == nil {
-			return listener, nil
+			return listener, elsewhere, nil
 		}
-		if !errors.Is(err, syscall.EACCES) && !errors.Is(err, syscall.EADDRINUSE) {
+		denied := errors.Is(err, syscall.EACCES)
+		if !denied && !errors.Is(err, syscall.EADDRINUSE) {
 			break
 		}
+		switch {
+		case try != port:
+		case denied:
+			elsewhere = fmt.Sprintf("you may not have port %d", port)
+		default:
+			elsewhere = fmt.Sprintf("something else has port %d", port)
+		}
 	}
-	return nil, fmt.Errorf("cannot listen for the guest's port %d: %w", port, err)
+	return nil, "", fmt.Errorf("cannot listen for the guest's port %d: %w", port, err)
 }
 
 func (s *served) close() {

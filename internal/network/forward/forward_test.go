@@ -15,6 +15,9 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
+	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -217,9 +220,10 @@ func TestTakenPortIsServedElsewhere(t *testing.T) {
 	}
 	defer taken.Close()
 	g.set(port)
-	at := g.await(t, port.Port)[0].Host
-	if !at.IsValid() || int(at.Port()) == port.Port {
-		t.Fatalf("served at %v", at)
+	served := g.await(t, port.Port)[0]
+	at := served.Host
+	if !at.IsValid() || int(at.Port()) == port.Port || !strings.Contains(served.Elsewhere, "something else has port") {
+		t.Fatalf("served as %+v", served)
 	}
 	conn := dial(t, at)
 	_, _ = conn.Write([]byte("hello"))
@@ -385,5 +389,23 @@ func TestTargets(t *testing.T) {
 	want := map[int][]string{80: {"127.0.0.1:80", "[::1]:80", "172.16.0.2:80"}, 81: {"[::1]:81"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestPortOfRoot has a user who may not listen on a low port.
+func TestPortOfRoot(t *testing.T) {
+	t.Parallel()
+	start, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	if first, parseErr := strconv.Atoi(strings.TrimSpace(string(start))); os.Geteuid() == 0 || err != nil || parseErr != nil || first <= 80 {
+		t.Skip("SKIPPED: this user may have all ports")
+	}
+	f := &Forwarder{address: netip.MustParseAddr("127.85.0.1"), ctx: t.Context()}
+	listener, elsewhere, err := f.listen(80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if elsewhere != "you may not have port 80" {
+		t.Errorf("served on %v because %q", listener.Addr(), elsewhere)
 	}
 }
