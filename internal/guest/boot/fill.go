@@ -55,8 +55,18 @@ func fill(root *rootfs.FS, source, dir string) error {
 		return err
 	}
 	defer file.Close()
-	if err := unix.Syncfs(int(file.Fd())); err != nil {
+	_, err = file.Readdirnames(1)
+	switch {
+	case errors.Is(err, io.EOF):
+		// The journal keeps the order of all that was done to an empty
+		// directory.
+	case err != nil:
 		return err
+	default:
+		// The mark must not get to the disk before the content of files.
+		if err := unix.Syncfs(int(file.Fd())); err != nil {
+			return err
+		}
 	}
 	return unix.Fsetxattr(int(file.Fd()), filledMark, []byte("1"), 0)
 }
