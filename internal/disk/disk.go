@@ -29,7 +29,12 @@ const features = "none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex
 // Create makes a sparse file of size bytes at path with an empty ext4 file
 // system. It appears at path only when it is complete; a file there is
 // replaced. A fresh disk takes less than a MiB on the host.
-func Create(ctx context.Context, path string, size int64) (err error) {
+func Create(ctx context.Context, path string, size int64) error {
+	return create(path, size, func(file *os.File) error { return format(ctx, file.Name()) })
+}
+
+// create makes a sparse file whose content is written by fill.
+func create(path string, size int64, fill func(file *os.File) error) (err error) {
 	if size < MinSize {
 		return fmt.Errorf("cannot create the disk %q: %d bytes are less than the least, %d", path, size, int64(MinSize))
 	}
@@ -47,17 +52,8 @@ func Create(ctx context.Context, path string, size int64) (err error) {
 	if err := file.Truncate(size); err != nil {
 		return wrap("create the disk", path, err)
 	}
-	// The file is all zeros, so nothing has to be zeroed, by mke2fs or later
-	// by the guest; e2fsprogs before 1.47 cannot be told so.
-	args := []string{"-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-i", "16384", "-m", "0", "-O", features, "-E", "nodiscard,assume_storage_prezeroed=1", temporary}
-	if err := run(ctx, "mke2fs", args...); err != nil {
-		if ctx.Err() != nil || isNoSpace(err) {
-			return wrap("create the disk", path, err)
-		}
-		args[len(args)-2] = "nodiscard,lazy_itable_init=1,lazy_journal_init=1"
-		if err := run(ctx, "mke2fs", args...); err != nil {
-			return wrap("create the disk", path, err)
-		}
+	if err := fill(file); err != nil {
+		return wrap("create the disk", path, err)
 	}
 	if err := file.Sync(); err != nil {
 		return wrap("write the disk", path, err)
@@ -66,6 +62,19 @@ func Create(ctx context.Context, path string, size int64) (err error) {
 		return wrap("create the disk", path, err)
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+// format makes an empty file system in a file that is all zeros.
+func format(ctx context.Context, path string) error {
+	// Nothing has to be zeroed, by mke2fs or later by the guest; e2fsprogs
+	// before 1.47 cannot be told so.
+	args := []string{"-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-i", "16384", "-m", "0", "-O", features, "-E", "nodiscard,assume_storage_prezeroed=1", path}
+	err := run(ctx, "mke2fs", args...)
+	if err == nil || ctx.Err() != nil || isNoSpace(err) {
+		return err
+	}
+	args[len(args)-2] = "nodiscard,lazy_itable_init=1,lazy_journal_init=1"
+	return run(ctx, "mke2fs", args...)
 }
 
 // Grow makes the disk at path at least size bytes long. Its file system follows

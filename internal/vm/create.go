@@ -241,8 +241,8 @@ func (m *Manager) furnish(ctx context.Context, record store.VM) error {
 		}
 	}
 	var group errgroup.Group
-	group.Go(func() error { return disk.Create(ctx, overlayDisk(dir), overlaySize) })
-	group.Go(func() error { return disk.Create(ctx, workDisk(dir), record.DiskBytes) })
+	group.Go(func() error { return m.disks.Create(ctx, overlayDisk(dir), overlaySize) })
+	group.Go(func() error { return m.disks.Create(ctx, workDisk(dir), record.DiskBytes) })
 	return group.Wait()
 }
 

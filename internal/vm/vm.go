@@ -132,6 +132,8 @@ type Manager struct {
 
 	publishing sync.Mutex
 
+	disks disk.Maker
+
 	mu  sync.Mutex
 	vms map[string]*entry // by id
 	// using counts the operations that are about to use an image or kernel,

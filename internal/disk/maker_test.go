@@ -1,0 +1,93 @@
+package disk
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestMakerCopies(t *testing.T) {
+	t.Parallel()
+	needTools(t)
+	dir := t.TempDir()
+	var m Maker
+	const size = 8 << 30
+	var supers [3][1024]byte
+	for i := range supers {
+		path := filepath.Join(dir, string(rune('a'+i)))
+		// The last is of another size, and no copy.
+		if err := m.Create(t.Context(), path, size+int64(i/2)<<30); err != nil {
+			t.Fatal(err)
+		}
+		check(t, path)
+		if used, err := Usage(path); err != nil || used == 0 || used > 4<<20 {
+			t.Errorf("a fresh disk takes %d bytes (%v), want at most 4 MiB", used, err)
+		}
+		file, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		if _, err := io.ReadFull(io.NewSectionReader(file, 1024, 1024), supers[i][:]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if supers[0] != supers[1] {
+		t.Error("the second disk is no copy of the first")
+	}
+	if supers[0] == supers[2] {
+		t.Error("a disk of another size is a copy")
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != len(supers) {
+		t.Errorf("the directory holds %v (%v), want the disks only", entries, err)
+	}
+}
+
+func TestMakerIsBounded(t *testing.T) {
+	t.Parallel()
+	needTools(t)
+	var m Maker
+	for i := range int64(2 * maxSizes) {
+		if err := m.Create(t.Context(), filepath.Join(t.TempDir(), "disk"), MinSize+i<<20); err != nil {
+			t.Fatal(err)
+		}
+		if len(m.known) > maxSizes {
+			t.Fatalf("%d sizes are remembered", len(m.known))
+		}
+	}
+}
+
+func TestExtents(t *testing.T) {
+	t.Parallel()
+	write := func(parts map[int64][]byte) *os.File {
+		t.Helper()
+		file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = file.Close() })
+		if err := file.Truncate(1 << 30); err != nil {
+			t.Fatal(err)
+		}
+		for offset, data := range parts {
+			if _, err := file.WriteAt(data, offset); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return file
+	}
+	if got, err := extentsOf(write(nil)); err != nil || got != nil {
+		t.Errorf("an empty file has %d extents, %v", len(got), err)
+	}
+	// Two blocks in a row, one of zeros, one at the end.
+	parts := map[int64][]byte{0: bytes.Repeat([]byte{1}, 2*blockSize), 2 * blockSize: make([]byte, blockSize), 1<<30 - blockSize: bytes.Repeat([]byte{2}, blockSize)}
+	got, err := extentsOf(write(parts))
+	if err != nil || len(got) != 2 || got[0].offset != 0 || !bytes.Equal(got[0].data, parts[0]) || got[1].offset != 1<<30-blockSize {
+		t.Errorf("%d extents, %v", len(got), err)
+	}
+	if got, err := extentsOf(write(map[int64][]byte{0: bytes.Repeat([]byte{1}, maxTemplate+blockSize)})); err != nil || got != nil {
+		t.Errorf("a file of too much has %d extents, %v", len(got), err)
+	}
+}
