@@ -136,6 +136,7 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 	drivers := allDrivers(dirs, settings, options.Executable, log)
 	agent := agentBinary(options)
 	guests := &guestNames{log: log}
+	certificates := new(hostenv.Files)
 	onBridge := bridgeNetwork(load, guests)
 	manager := vm.New(vm.Config{
 		Dirs: dirs, Store: db, Drivers: drivers, Load: load, Log: log,
@@ -171,7 +172,9 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 			if err != nil {
 				return hostenv.Passed{}, err
 			}
-			return hostenv.Collect(ctx, hostenv.OnThisHost(now.HostEnvironment, plan.Gateway), environment), nil
+			options := hostenv.OnThisHost(now.HostEnvironment, plan.Gateway)
+			options.Files = certificates
+			return hostenv.Collect(ctx, options, environment), nil
 		},
 		Networks: []vm.Network{onBridge, userNetwork(options.Executable, load, log)},
 		Forward:  forwarder(log),

@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"banger/internal/agent/wire"
 	"banger/internal/regular"
@@ -52,30 +54,75 @@ type fingerprint [sha256.Size]byte
 
 // certificate is one of a file, in DER.
 type certificate struct {
-	der    []byte
-	source string
+	der         []byte
+	fingerprint fingerprint
+	source      string
 }
 
-func (c certificate) fingerprint() fingerprint { return sha256.Sum256(c.der) }
+// Files remembers the certificates of the host's files, of which a distribution
+// has hundreds, for as long as the files look the same. The zero value is ready
+// for use, by any goroutine.
+type Files struct {
+	mu    sync.Mutex
+	known map[string]known // by path
+	bytes int              // that were read for known
+}
+
+type known struct {
+	id           regular.ID
+	certificates []certificate
+}
+
+// maxKnown bounds what is remembered, in bytes.
+const maxKnown = 2 * maxBundle
+
+// read returns the certificates of a file in PEM, or the one of a file in DER.
+func (f *Files) read(path string) ([]certificate, error) {
+	if info, err := os.Stat(path); err == nil {
+		f.mu.Lock()
+		k, ok := f.known[path]
+		f.mu.Unlock()
+		if ok && k.id == regular.Identify(info) {
+			return k.certificates, nil
+		}
+	}
+	data, info, err := regular.Read(path, maxBundle)
+	if err != nil {
+		return nil, err
+	}
+	k := known{regular.Identify(info), parse(data, path)}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.bytes += len(path) + len(data)
+	if f.known == nil || f.bytes > maxKnown {
+		f.known, f.bytes = make(map[string]known), len(path)+len(data)
+	}
+	f.known[path] = k
+	return k.certificates, nil
+}
 
 // certificates adds those that the host trusts beyond its distribution's own,
 // or those of the files that the configuration names.
 func (p *Passed) certificates(options Options, environment map[string]string) {
+	files := options.Files
+	if files == nil {
+		files = new(Files)
+	}
 	var candidates []certificate
 	own := map[fingerprint]bool{}
 	switch {
 	case options.Settings.CertificateFiles != nil:
 		for _, path := range options.Settings.CertificateFiles {
-			candidates = append(candidates, p.read(path)...)
+			candidates = append(candidates, p.read(files, path)...)
 		}
 	case options.Settings.Certificates:
-		candidates, own = p.beyond(options.Root, environment)
+		candidates, own = p.beyond(files, options.Root, environment)
 	}
 	for _, c := range candidates {
-		if own[c.fingerprint()] {
+		if own[c.fingerprint] {
 			continue
 		}
-		own[c.fingerprint()] = true
+		own[c.fingerprint] = true
 		if len(p.Certificates) == maxCertificates {
 			p.warn("guests get %d CA certificates and no more, though this host has more", maxCertificates)
 			return
@@ -85,7 +132,7 @@ func (p *Passed) certificates(options Options, environment map[string]string) {
 			p.warn("guests do not get a certificate of %s: %v", c.source, err)
 			continue
 		}
-		id := c.fingerprint()
+		id := c.fingerprint
 		p.Certificates = append(p.Certificates, wire.Certificate{
 			ID: hex.EncodeToString(id[:8]), SubjectHash: subjectHash(parsed.RawSubject), Subject: subjectName(parsed),
 			PEM: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.der})),
@@ -101,14 +148,14 @@ func subjectName(c *x509.Certificate) string {
 }
 
 // beyond returns what may be passed, and what the distribution has itself.
-func (p *Passed) beyond(root string, environment map[string]string) (candidates []certificate, own map[fingerprint]bool) {
+func (p *Passed) beyond(files *Files, root string, environment map[string]string) (candidates []certificate, own map[fingerprint]bool) {
 	for _, dir := range anchors {
-		candidates = append(candidates, p.walk(filepath.Join(root, dir))...)
+		candidates = append(candidates, p.walk(files, filepath.Join(root, dir))...)
 	}
 	added := len(candidates)
 	own = map[fingerprint]bool{}
-	for _, c := range p.walk(filepath.Join(root, shipped)) {
-		own[c.fingerprint()] = true
+	for _, c := range p.walk(files, filepath.Join(root, shipped)) {
+		own[c.fingerprint] = true
 	}
 	known := len(own) > 0
 	seen := map[string]bool{}
@@ -119,17 +166,17 @@ func (p *Passed) beyond(root string, environment map[string]string) (candidates 
 			continue
 		}
 		seen[target] = true
-		for _, c := range p.read(path) {
+		for _, c := range p.read(files, path) {
 			if known {
 				candidates = append(candidates, c)
 			} else {
-				own[c.fingerprint()] = true
+				own[c.fingerprint] = true
 			}
 		}
 	}
 	if !known {
 		for _, c := range candidates[:added] {
-			delete(own, c.fingerprint())
+			delete(own, c.fingerprint)
 		}
 	}
 	for _, name := range certificateVariables {
@@ -142,16 +189,16 @@ func (p *Passed) beyond(root string, environment map[string]string) (candidates 
 		}
 		if !seen[path] {
 			seen[path] = true
-			candidates = append(candidates, p.read(path)...)
+			candidates = append(candidates, p.read(files, path)...)
 		}
 	}
 	return candidates, own
 }
 
 // walk reads all certificates below a directory that may be missing.
-func (p *Passed) walk(dir string) []certificate {
+func (p *Passed) walk(files *Files, dir string) []certificate {
 	var found []certificate
-	files := 0
+	count := 0
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -159,10 +206,10 @@ func (p *Passed) walk(dir string) []certificate {
 		case entry.IsDir():
 			return nil
 		}
-		if files++; files > maxAnchors {
+		if count++; count > maxAnchors {
 			return fmt.Errorf("there are more than %d files", maxAnchors)
 		}
-		found = append(found, p.read(path)...)
+		found = append(found, p.read(files, path)...)
 		return nil
 	})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -171,30 +218,30 @@ func (p *Passed) walk(dir string) []certificate {
 	return found
 }
 
-// read returns the certificates of a file in PEM, or the one of a file in DER.
-func (p *Passed) read(path string) []certificate {
-	data, err := readFile(path)
+func (p *Passed) read(files *Files, path string) []certificate {
+	found, err := files.read(path)
 	if err != nil {
 		p.warn("guests do not get the certificates of a file: %v", err)
-		return nil
 	}
+	return found
+}
+
+func parse(data []byte, path string) []certificate {
 	var found []certificate
+	add := func(der []byte) {
+		found = append(found, certificate{der: der, fingerprint: sha256.Sum256(der), source: path})
+	}
 	for rest := data; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			break
 		}
 		if strings.HasSuffix(block.Type, "CERTIFICATE") {
-			found = append(found, certificate{der: block.Bytes, source: path})
+			add(block.Bytes)
 		}
 	}
 	if found == nil && bytes.HasPrefix(data, []byte{0x30}) {
-		found = []certificate{{der: data, source: path}}
+		add(data)
 	}
 	return found
-}
-
-func readFile(path string) ([]byte, error) {
-	data, _, err := regular.Read(path, maxBundle)
-	return data, err
 }

@@ -84,6 +84,8 @@ type Options struct {
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Root is where the host's certificates are looked for, "/" but in tests.
 	Root string
+	// Files, if it is not nil, is asked in place of files that it knows.
+	Files *Files
 }
 
 // Collect works out what guests get of an environment that [Select] returned,

@@ -240,6 +240,39 @@ func TestCertificates(t *testing.T) {
 	})
 }
 
+// TestFilesAreReadAgain changes files that are known.
+func TestFilesAreReadAgain(t *testing.T) {
+	t.Parallel()
+	root, corp, late := newCA(t, pkix.Name{CommonName: "root"}), newCA(t, pkix.Name{CommonName: "corp"}), newCA(t, pkix.Name{CommonName: "late"})
+	o := options(t)
+	o.Files = new(Files)
+	bundle, own := filepath.Join(o.Root, bundles[0]), filepath.Join(o.Root, shipped, "root.crt")
+	expect := func(want ...string) {
+		t.Helper()
+		if diff := cmp.Diff(want, subjects(Collect(t.Context(), o, nil))); diff != "" {
+			t.Error(diff)
+		}
+	}
+	writePEM(t, own, root)
+	writePEM(t, bundle, root, corp)
+	expect("corp")
+	expect("corp")
+	writePEM(t, bundle, root, corp, late)
+	expect("corp", "late")
+	if err := os.Remove(own); err != nil {
+		t.Fatal(err)
+	}
+	expect() // a bundle of which nothing is known is the distribution's
+	writePEM(t, own, root, corp)
+	expect("late")
+	o.Files.bytes = maxKnown
+	writePEM(t, bundle, root, late)
+	expect("late")
+	if len(o.Files.known) != 1 || o.Files.bytes > maxKnown {
+		t.Errorf("%d files are known, of %d bytes", len(o.Files.known), o.Files.bytes)
+	}
+}
+
 // TestSubjectHash compares with OpenSSL.
 func TestSubjectHash(t *testing.T) {
 	t.Parallel()

@@ -13,19 +13,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
-	"time"
 
 	"banger/internal/api"
 	"banger/internal/kernel/initramfs"
+	"banger/internal/regular"
 )
-
-// fileID tells, without reading it, whether a file is another than before.
-type fileID struct {
-	device, inode uint64
-	size          int64
-	modified      time.Time
-}
 
 // Initramfs returns the path of the initramfs with the boot modules of a
 // kernel and the agent's binary. It is made if it is not in the cache; then
@@ -150,10 +142,7 @@ func (s *Store) hash(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	id := fileID{size: info.Size(), modified: info.ModTime()}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		id.device, id.inode = stat.Dev, stat.Ino
-	}
+	id := regular.Identify(info)
 	s.mu.Lock()
 	sum, ok := s.hashes[id]
 	s.mu.Unlock()
@@ -166,7 +155,7 @@ func (s *Store) hash(path string) (string, error) {
 	}
 	sum = hex.EncodeToString(hash.Sum(nil))
 	s.mu.Lock()
-	s.hashes = map[fileID]string{id: sum} // the one agent there is
+	s.hashes = map[regular.ID]string{id: sum} // the one agent there is
 	s.mu.Unlock()
 	return sum, nil
 }

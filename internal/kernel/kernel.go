@@ -22,6 +22,7 @@ import (
 	"banger/internal/debian"
 	"banger/internal/objects"
 	"banger/internal/progress"
+	"banger/internal/regular"
 )
 
 // The parts of a kernel in the store.
@@ -116,7 +117,7 @@ type Store struct {
 	bootstrap func(context.Context, debian.Options, io.Writer, progress.Func) error
 
 	mu     sync.Mutex // guards hashes
-	hashes map[fileID]string
+	hashes map[regular.ID]string
 }
 
 // New returns the store in the directory, which need not exist.
@@ -128,7 +129,7 @@ func New(opts Options) *Store {
 	return &Store{
 		opts: opts, objects: store,
 		exchange: bundle.Exchange[Manifest]{Store: store, Kind: bundle.KindKernel, Check: checkParts, Load: opts.Load},
-		check:    Check, bootstrap: debian.Bootstrap, hashes: make(map[fileID]string),
+		check:    Check, bootstrap: debian.Bootstrap, hashes: make(map[regular.ID]string),
 	}
 }
 
