@@ -86,13 +86,15 @@ func (m *Manager) Create(ctx context.Context, request api.CreateVM, report progr
 	if err := m.furnish(op.ctx, op.entry.record); err != nil { //nolint:contextcheck // an operation's context is its caller's, made anew
 		return api.VM{}, err
 	}
-	if err := m.change(ctx, op.entry, func(r *store.VM) { r.Pending = store.PendingNone }); err != nil {
-		return api.VM{}, err
-	}
 	if err := m.publish(); err != nil {
 		return api.VM{}, err
 	}
-	if request.Start {
+	if !request.Start {
+		if err := m.change(ctx, op.entry, func(r *store.VM) { r.Pending = store.PendingNone }); err != nil {
+			return api.VM{}, err
+		}
+	} else {
+		// From here on the start says what is pending.
 		op.become(ctx, "start")
 		if startErr := m.start(op, request.Environment, report); startErr != nil {
 			if ctx.Err() != nil || errors.Is(startErr, errClosing) {

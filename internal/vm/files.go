@@ -12,7 +12,6 @@ import (
 	"banger/internal/config"
 	"banger/internal/filesync"
 	"banger/internal/progress"
-	"banger/internal/store"
 	"banger/internal/vmm"
 )
 
@@ -26,10 +25,7 @@ func (m *Manager) syncFiles(ctx context.Context, e *entry, machine vmm.Machine, 
 	if record.FilesSynced {
 		return nil
 	}
-	if err := m.copyFiles(ctx, record.Name, machine, report); err != nil {
-		return err
-	}
-	return m.change(ctx, e, func(r *store.VM) { r.FilesSynced = true })
+	return m.copyFiles(ctx, record.Name, machine, report)
 }
 
 func (m *Manager) copyFiles(ctx context.Context, name string, machine vmm.Machine, report progress.Func) error {

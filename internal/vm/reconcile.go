@@ -123,8 +123,7 @@ func (m *Manager) finishStart(ctx context.Context, e *entry) {
 			err = m.meet(op.ctx, e, machine, progress.Discard) //nolint:contextcheck // an operation's context is its caller's, made anew
 		}
 		if err == nil {
-			m.forward(e)
-			err = m.change(ctx, e, func(r *store.VM) { r.Pending, r.LastError = store.PendingNone, "" })
+			err = m.met(ctx, e)
 		}
 		if err != nil {
 			m.log.ErrorContext(ctx, "cannot finish the start of a VM", "vm", name, "error", m.startFailed(op, err))

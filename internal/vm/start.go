@@ -79,8 +79,7 @@ func (m *Manager) start(op *operation, environment map[string]string, report pro
 		err = m.attempt(op, environment, report)
 	}
 	if err == nil {
-		m.forward(e)
-		return m.change(op.ctx, e, func(r *store.VM) { r.Pending, r.LastError = store.PendingNone, "" })
+		return m.met(op.ctx, e)
 	}
 	before := m.look(e).record
 	err = m.startFailed(op, err)
@@ -248,6 +247,12 @@ func (m *Manager) meet(ctx context.Context, e *entry, machine vmm.Machine, repor
 		return err
 	}
 	return m.syncFiles(ctx, e, machine, report)
+}
+
+// met ends the start of a VM whose guest was met.
+func (m *Manager) met(ctx context.Context, e *entry) error {
+	m.forward(e)
+	return m.change(ctx, e, func(r *store.VM) { r.Pending, r.LastError, r.FilesSynced = store.PendingNone, "", true })
 }
 
 // configure waits for the guest's agent and makes the guest this VM.
