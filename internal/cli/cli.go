@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -37,8 +38,10 @@ type Env struct {
 type app struct {
 	env     Env
 	signals *signals
-	dirs    func() (paths.Dirs, error)
-	config  func() (config.Config, error)
+	// answerTimeout is that of the constant, but in tests.
+	answerTimeout time.Duration
+	dirs          func() (paths.Dirs, error)
+	config        func() (config.Config, error)
 	// dial connects to bangerd; nil means its socket.
 	dial func(ctx context.Context) (net.Conn, error)
 	// ensure makes sure that a bangerd of this build runs.
@@ -53,7 +56,7 @@ func Main(ctx context.Context, env Env) int {
 }
 
 func newApp(env Env, sig *signals) *app {
-	a := &app{env: env, signals: sig}
+	a := &app{env: env, signals: sig, answerTimeout: answerTimeout}
 	a.dirs = sync.OnceValues(func() (paths.Dirs, error) { return paths.New(env.Getenv) })
 	a.config = sync.OnceValues(func() (config.Config, error) {
 		dirs, err := a.dirs()
@@ -154,11 +157,11 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 		return exit.code
 	}
 	if interrupted, ok := errors.AsType[*interruptedError](err); ok {
-		a.complain("canceled", "")
+		a.complain(interrupted.Error(), "")
 		return interrupted.status()
 	}
 	if interrupted, ok := errors.AsType[*interruptedError](context.Cause(ctx)); ok && errors.Is(err, context.Canceled) {
-		a.complain("canceled", "")
+		a.complain(interrupted.Error(), "")
 		return interrupted.status()
 	}
 	help := fmt.Sprintf("see '%s --help'", cmd.CommandPath())

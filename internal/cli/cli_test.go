@@ -283,6 +283,8 @@ type run struct {
 	// ctx and signals may be set together, to send signals.
 	ctx     context.Context
 	signals *signals
+	// answerTimeout replaces the constant.
+	answerTimeout time.Duration
 }
 
 type outcome struct {
@@ -309,6 +311,9 @@ func (r run) do(t *testing.T) outcome {
 		defer sig.stop()
 	}
 	a := newApp(Env{Args: r.args, In: r.stdin, Out: &out, Err: &errs, Getenv: func(key string) string { return env[key] }}, sig)
+	if r.answerTimeout > 0 {
+		a.answerTimeout = r.answerTimeout
+	}
 	started := 0
 	a.ensure = func(context.Context, paths.Dirs, *client.Client) error {
 		started++

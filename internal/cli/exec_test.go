@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"banger/internal/agent/wire"
@@ -23,6 +27,8 @@ type fakeGuest struct {
 	mu      sync.Mutex
 	ran     []wire.ExecRequest
 	running chan struct{} // gets one for each program that runs
+	// silent leaves questions unanswered, as a guest that hangs.
+	silent bool
 }
 
 func (g *fakeGuest) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -31,6 +37,12 @@ func (g *fakeGuest) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		json.NewEncoder(w).Encode(g.ready)
 	case "/v1/exec":
 		g.exec(w, r)
+	case "/v1/hello":
+		if g.silent {
+			<-r.Context().Done()
+			return
+		}
+		json.NewEncoder(w).Encode(wire.Hello{Version: wire.Version})
 	default:
 		w.WriteHeader(http.StatusNotFound)
 		json.NewEncoder(w).Encode(wire.Error{Message: "no such path"})
@@ -137,12 +149,12 @@ func TestExecRequest(t *testing.T) {
 }
 
 // interruptible runs a command and returns what gives it signals.
-func interruptible(t *testing.T, daemon *fakeDaemon, args string) (send func(syscall.Signal), result func() outcome) {
+func interruptible(t *testing.T, daemon *fakeDaemon, args string, answerTimeout time.Duration) (send func(syscall.Signal), result func() outcome) {
 	t.Helper()
 	ctx, sig := watchSignals(t.Context())
 	t.Cleanup(sig.stop)
 	done := make(chan outcome, 1)
-	r := run{args: strings.Fields(args), daemon: daemon, ctx: ctx, signals: sig}
+	r := run{args: strings.Fields(args), daemon: daemon, ctx: ctx, signals: sig, answerTimeout: answerTimeout}
 	go func() { done <- r.do(t) }()
 	return func(s syscall.Signal) { sig.incoming <- s }, func() outcome {
 		select {
@@ -158,7 +170,7 @@ func interruptible(t *testing.T, daemon *fakeDaemon, args string) (send func(sys
 func TestSignalsReachTheCommand(t *testing.T) {
 	t.Parallel()
 	guest := &fakeGuest{running: make(chan struct{}, 1)}
-	send, result := interruptible(t, &fakeDaemon{vms: twoVMs(), agent: guest}, "vm exec sandbox -- wait")
+	send, result := interruptible(t, &fakeDaemon{vms: twoVMs(), agent: guest}, "vm exec sandbox -- wait", time.Minute)
 	<-guest.running
 	send(syscall.SIGTERM)
 	// One that came before the command was followed cancels, which is as good.
@@ -170,13 +182,80 @@ func TestSignalsReachTheCommand(t *testing.T) {
 func TestThirdInterruptionEndsTheSession(t *testing.T) {
 	t.Parallel()
 	guest := &fakeGuest{running: make(chan struct{}, 1)}
-	send, result := interruptible(t, &fakeDaemon{vms: twoVMs(), agent: guest}, "vm exec sandbox -- ignore")
+	send, result := interruptible(t, &fakeDaemon{vms: twoVMs(), agent: guest}, "vm exec sandbox -- ignore", time.Minute)
 	<-guest.running
 	for range giveUpAfter {
 		send(syscall.SIGINT)
 	}
 	if got := result(); got.code != 130 || got.err != "banger: canceled\n" {
 		t.Errorf("got %+v", got)
+	}
+}
+
+const didNotAnswer = "banger: canceled: the guest did not answer, and what ran in it may still run\n"
+
+func TestSilentGuestIsLeft(t *testing.T) {
+	t.Parallel()
+	guest := &fakeGuest{running: make(chan struct{}, 1), silent: true}
+	send, result := interruptible(t, &fakeDaemon{vms: twoVMs(), agent: guest}, "vm exec sandbox -- ignore", 100*time.Millisecond)
+	<-guest.running
+	send(syscall.SIGTERM)
+	// One that came before the command was followed cancels.
+	if got := result(); got.code != 143 || (got.err != didNotAnswer && got.err != "banger: canceled\n") {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestSilentEphemeralVMIsDeleted(t *testing.T) {
+	t.Parallel()
+	vm := twoVMs()[0]
+	guest := &fakeGuest{running: make(chan struct{}, 1), silent: true, ready: wire.Ready{State: "none"}}
+	daemon := &fakeDaemon{vms: twoVMs(), create: creating(vm), agent: guest}
+	send, result := interruptible(t, daemon, "vm run --rm -- ignore", 100*time.Millisecond)
+	<-guest.running
+	send(syscall.SIGINT)
+	if got := result(); got.code != 130 || deleted(daemon, vm.ID) != 1 {
+		t.Errorf("got %+v, deleted %d times", got, deleted(daemon, vm.ID))
+	}
+}
+
+// A guest that answers stays in charge of a command that ignores signals.
+func TestLiveness(t *testing.T) {
+	t.Parallel()
+	for _, silent := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			var asked atomic.Int32
+			l := &liveness{within: answerTimeout, giveUp: cancel, answer: func(ctx context.Context) error {
+				asked.Add(1)
+				if silent {
+					<-ctx.Done()
+				}
+				return ctx.Err()
+			}}
+			keys := &keyboard{strings.NewReader("a\x03\x1cb\x03"), func(number syscall.Signal) { l.doubt(ctx, number) }}
+			if text, err := io.ReadAll(keys); err != nil || string(text) != "a\x03\x1cb\x03" {
+				t.Errorf("the keys became %q, %v", text, err)
+			}
+			time.Sleep(answerTimeout / 2)
+			if ctx.Err() != nil {
+				t.Error("given up too soon")
+			}
+			l.doubt(ctx, syscall.SIGTERM)
+			time.Sleep(time.Second)
+			var cause *interruptedError
+			switch left := errors.As(context.Cause(ctx), &cause); {
+			case left != silent:
+				t.Errorf("silent: %v, left: %v", silent, left)
+			case left && (cause.signal != syscall.SIGTERM || !cause.silent):
+				t.Errorf("the cause is %+v", cause)
+			}
+			if n := asked.Load(); (n == 1) != silent {
+				t.Errorf("silent: %v, asked %d times", silent, n)
+			}
+			cancel(nil)
+			synctest.Wait()
+		})
 	}
 }
 
@@ -238,7 +317,7 @@ func TestInterruptedCreate(t *testing.T) {
 		undone = true
 		return api.VM{}, &api.Error{Kind: api.KindCanceled, Message: "it was canceled"}
 	}}
-	send, result := interruptible(t, daemon, "vm run --rm -- true")
+	send, result := interruptible(t, daemon, "vm run --rm -- true", time.Minute)
 	<-begun
 	send(syscall.SIGINT)
 	if got := result(); got.code != 130 || !undone || !strings.HasSuffix(got.err, "banger: canceled\n") {
@@ -256,7 +335,7 @@ func TestInterruptedTooLate(t *testing.T) {
 		<-ctx.Done()
 		return vm, nil
 	}}
-	send, result := interruptible(t, daemon, "vm run -- true")
+	send, result := interruptible(t, daemon, "vm run -- true", time.Minute)
 	<-begun
 	send(syscall.SIGTERM)
 	if got := result(); got.code != 143 {

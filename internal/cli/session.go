@@ -76,7 +76,8 @@ func (a *app) waitReady(ctx context.Context, guest *agent.Client, name string) e
 }
 
 // runInGuest runs a command until its end. A status other than zero is an
-// exitError; ctx is canceled by a third interruption at the latest.
+// exitError. Whoever interrupts it leaves a guest that does not answer behind,
+// and any guest with a third interruption at the latest.
 func (a *app) runInGuest(ctx context.Context, c *client.Client, ref string, guest *agent.Client, command guestCommand) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -85,22 +86,27 @@ func (a *app) runInGuest(ctx context.Context, c *client.Client, ref string, gues
 	if command.noInput {
 		streams.Stdin = nil
 	}
+	alive := &liveness{within: a.answerTimeout, giveUp: cancel, answer: func(ctx context.Context) error { return answers(ctx, guest) }}
 	if command.tty {
 		streams.Stderr = nil // the terminal carries it
 		request.Env = append(request.Env, terminalEnv(a.env.Getenv)...)
 		request.Size = a.terminalSize()
-		restore, err := a.rawInput()
-		if err != nil {
-			return err
+		if streams.Stdin != nil && isTerminal(a.env.In) {
+			streams.Stdin = &keyboard{streams.Stdin, func(number syscall.Signal) { alive.doubt(ctx, number) }}
 		}
-		defer restore()
 	}
 	process, err := guest.Exec(ctx, request, streams)
 	if err != nil {
 		return a.execError(ctx, c, ref, command.args[0], err)
 	}
-	defer a.forwardSignals(process, cancel)()
+	defer a.forwardSignals(ctx, process, alive)()
 	if command.tty {
+		// Not before: keys interrupt the wait for a guest that hangs.
+		restore, err := a.rawInput()
+		if err != nil {
+			return err
+		}
+		defer restore()
 		defer a.forwardSize(process)()
 	}
 	exit, err := process.Wait()
@@ -221,7 +227,7 @@ const (
 )
 
 // forwardSignals gives the signals that banger gets to the command.
-func (a *app) forwardSignals(process *agent.Process, giveUp context.CancelCauseFunc) (stop func()) {
+func (a *app) forwardSignals(ctx context.Context, process *agent.Process, alive *liveness) (stop func()) {
 	received := make(chan syscall.Signal, 16)
 	done := make(chan struct{})
 	go func() {
@@ -242,13 +248,14 @@ func (a *app) forwardSignals(process *agent.Process, giveUp context.CancelCauseF
 		case received <- number:
 		default:
 		}
+		alive.doubt(ctx, number)
 		now := time.Now()
 		if now.Sub(last) > giveUpWithin {
 			count = 0
 		}
 		count, last = count+1, now
 		if count >= giveUpAfter {
-			giveUp(&interruptedError{signal: number})
+			alive.giveUp(&interruptedError{signal: number})
 		}
 	})
 	return func() {

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
 	"sync"
@@ -10,10 +9,17 @@ import (
 )
 
 // interruptedError is the cause of a context that a signal ended.
-type interruptedError struct{ signal syscall.Signal }
+type interruptedError struct {
+	signal syscall.Signal
+	// silent says that the guest was told and did not answer.
+	silent bool
+}
 
 func (e *interruptedError) Error() string {
-	return fmt.Sprintf("interrupted by signal %d", int(e.signal))
+	if e.silent {
+		return "canceled: the guest did not answer, and what ran in it may still run"
+	}
+	return "canceled"
 }
 
 // status is what shells report for a process that this signal ended.

@@ -134,12 +134,32 @@ func (a *app) ssh(ctx context.Context, name string, command []string, options ..
 		if status, ok := exited.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 			return &exitError{128 + int(status.Signal())}
 		}
+		if exited.ExitCode() == sshFailed {
+			a.noteSilence(ctx, name)
+		}
 		return &exitError{exited.ExitCode()}
 	}
 	if err != nil {
 		return fmt.Errorf("cannot run ssh: %w", err)
 	}
 	return nil
+}
+
+// sshFailed is the status of an ssh that has lost its connection, and of any
+// command that ends with it.
+const sshFailed = 255
+
+// noteSilence says so if a VM's guest does not answer, of which ssh says nothing.
+func (a *app) noteSilence(ctx context.Context, name string) {
+	c, _, err := a.quietClient()
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.answerTimeout)
+	defer cancel()
+	if answers(ctx, guestOf(c, name)) != nil && ctx.Err() == context.DeadlineExceeded {
+		a.note("the guest of VM %q does not answer", name)
+	}
 }
 
 func newInternal(a *app) *cobra.Command {

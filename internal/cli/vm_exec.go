@@ -21,7 +21,8 @@ func newVMExec(a *app) *cobra.Command {
 		Short:                 "Run a command in a running VM",
 		Long: `Run a command in a running VM as root, in /root. Its exit status is banger's, 128+n
 if signal n ended it. stdout and stderr stay apart, stdin is passed on, and signals
-that banger gets go to the command. No shell is between: use 'sh -c' for one.
+that banger gets go to the command; a guest that does not answer then is left after
+10 seconds, or at a second signal. No shell is between: use 'sh -c' for one.
 
 The command gets a terminal if stdin and stdout are terminals here; -t and -i
 decide otherwise.`,

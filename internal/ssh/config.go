@@ -92,6 +92,9 @@ func configText(options ConfigOptions) (string, error) {
 		"    ForwardAgent no\n" +
 		"    ControlMaster no\n" +
 		"    ControlPath none\n" +
+		// A guest that hangs traps nobody for more than a minute.
+		"    ServerAliveInterval 15\n" +
+		"    ServerAliveCountMax 4\n" +
 		"    ProxyCommand " + proxy + " internal ssh-proxy %h\n", nil
 }
 

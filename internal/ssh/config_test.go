@@ -81,6 +81,8 @@ Host *.vm
     ForwardAgent no
     ControlMaster no
     ControlPath none
+    ServerAliveInterval 15
+    ServerAliveCountMax 4
     ProxyCommand '/home/it'\''s 100%%/banger' internal ssh-proxy %h
 `
 	if diff := cmp.Diff(want, string(got)); diff != "" {
