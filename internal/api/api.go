@@ -246,7 +246,31 @@ type Kernel struct {
 	Source      map[string]string `json:"source,omitempty"`
 	Origin      string            `json:"origin,omitempty"` // as in [Image]
 	UsedBy      []string          `json:"used_by,omitempty"`
+	// Features are empty for what was put in the store by a banger that did
+	// not look at them.
+	Features []Feature `json:"features,omitempty"`
 }
+
+// Feature is something that VMs need of a kernel, or what is run in them.
+type Feature struct {
+	Name string `json:"name"`
+	// Required is what no VM boots without.
+	Required bool         `json:"required,omitempty"`
+	State    FeatureState `json:"state"`
+	// Options of the kernel's configuration are those that are missing, or not
+	// known.
+	Options []string `json:"options,omitempty"`
+}
+
+// FeatureState tells whether a kernel has a [Feature].
+type FeatureState string
+
+// States of a feature.
+const (
+	FeaturePresent FeatureState = "present"
+	FeatureMissing FeatureState = "missing"
+	FeatureUnknown FeatureState = "unknown"
+)
 
 // ContainerConfig is what a container image says about its programs.
 type ContainerConfig struct {
@@ -274,6 +298,10 @@ type Pull struct {
 type Import struct {
 	Path string `json:"path"` // absolute
 	Name string `json:"name,omitempty"`
+	// Modules and Config, absolute paths too, are what goes with a kernel whose
+	// image is Path, if they are not where such things are installed.
+	Modules string `json:"modules,omitempty"`
+	Config  string `json:"config,omitempty"`
 	// Untrusted takes a bundle whoever has made it.
 	Untrusted bool `json:"untrusted,omitempty"`
 }

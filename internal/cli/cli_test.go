@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -204,7 +205,12 @@ func (d *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	})
 	kernel := api.Kernel{
 		Name: "debian-6.12", Present: true, Digest: "sha256:4567", Version: "6.12.9-cloud-amd64", Size: 60 << 20, Created: epoch, Description: "Debian's",
-		Source: map[string]string{"suite": "trixie"}, UsedBy: []string{"sandbox"},
+		Source: map[string]string{"suite": "trixie"}, UsedBy: []string{"sandbox"}, Features: []api.Feature{
+			{Name: "disks", Required: true, State: api.FeaturePresent},
+			{Name: "FUSE", State: api.FeaturePresent},
+			{Name: "VMGenID", State: api.FeatureMissing, Options: []string{"CONFIG_VMGENID"}},
+			{Name: "eBPF", State: api.FeatureUnknown, Options: []string{"CONFIG_BPF_SYSCALL", "CONFIG_BPF_JIT"}},
+		},
 	}
 	answer("GET /v1/kernels", func(r *http.Request) (any, error) {
 		kernels := []api.Kernel{kernel}
@@ -390,6 +396,18 @@ func TestOutput(t *testing.T) {
 			}
 			golden(t, "output/"+strings.ReplaceAll(args, " ", "_")+".txt", "stdout:\n"+got.out+"stderr:\n"+got.err)
 		})
+	}
+}
+
+func TestKernelShowSaysWhatItLacks(t *testing.T) {
+	t.Parallel()
+	got := run{args: []string{"kernel", "show", "debian-6.12"}, daemon: &fakeDaemon{}}.do(t)
+	for _, want := range []string{
+		`(?m)^features +disks, FUSE$`, `(?m)^lacks +VMGenID \(CONFIG_VMGENID\)$`, `(?m)^not known +eBPF \(CONFIG_BPF_SYSCALL, CONFIG_BPF_JIT\)$`,
+	} {
+		if got.code != 0 || !regexp.MustCompile(want).MatchString(got.out) {
+			t.Errorf("%d, %q does not match %q", got.code, got.out, want)
+		}
 	}
 }
 

@@ -36,7 +36,7 @@ func kernelTable(kernels []api.Kernel, now time.Time) table {
 }
 
 func kernelRows(kernel api.Kernel) [][]cell {
-	return append([][]cell{
+	rows := [][]cell{
 		{text("name"), text(kernel.Name)},
 		{text("state"), presence(kernel.Present)},
 		{text("description"), text(orDash(kernel.Description))},
@@ -45,7 +45,34 @@ func kernelRows(kernel api.Kernel) [][]cell {
 		{text("size"), text(sizeOrDash(kernel.Size))},
 		{text("created"), text(createdAt(kernel.Created))},
 		{text("used by"), text(orDash(strings.Join(kernel.UsedBy, ", ")))},
-	}, sourceRows(kernel.Source)...)
+	}
+	return append(append(rows, featureRows(kernel)...), sourceRows(kernel.Source)...)
+}
+
+// featureRows show what a kernel in the store can do, and what not.
+func featureRows(kernel api.Kernel) [][]cell {
+	if !kernel.Present {
+		return nil
+	}
+	if len(kernel.Features) == 0 {
+		return [][]cell{{text("features"), {text: "not looked at by the banger that got it", style: dim}}}
+	}
+	by := make(map[api.FeatureState][]string)
+	for _, f := range kernel.Features {
+		name := f.Name
+		if len(f.Options) > 0 {
+			name += " (" + strings.Join(f.Options, ", ") + ")"
+		}
+		by[f.State] = append(by[f.State], name)
+	}
+	rows := [][]cell{{text("features"), text(orDash(strings.Join(by[api.FeaturePresent], ", ")))}}
+	for _, name := range by[api.FeatureMissing] {
+		rows = append(rows, []cell{text("lacks"), {text: name, style: yellow}})
+	}
+	for _, name := range by[api.FeatureUnknown] {
+		rows = append(rows, []cell{text("not known"), {text: name, style: dim}})
+	}
+	return rows
 }
 
 func newKernelPull(a *app) *cobra.Command {
@@ -88,20 +115,37 @@ func newKernelImport(a *app) *cobra.Command {
 	var request api.Import
 	cmd := &cobra.Command{
 		Use:   "import PATH",
-		Short: "Get a kernel from a file",
-		Long: `Get the kernel of a Debian package on this host (linux-image-*.deb), or of a bundle
-that 'kernel export' has made. A package must have all that VMs need to boot: modules
-for virtio, ext4 and overlay, or these built in. A bundle is verified before the kernel
-is there. If FILE.sig is beside it, the signature must be of one of trusted_keys
-of the configuration; where that has keys, there must be a signature.`,
-		Example: "  banger kernel import custom.tar.zst\n  banger kernel import --name mine linux-image-6.1.0-49-cloud-amd64_6.1.170-1_amd64.deb",
-		Args:    exactly("the path"),
+		Short: "Get a kernel from files on this host",
+		Long: `Get a kernel that is on this host: of a Debian package (linux-image-*.deb), of what is
+installed or unpacked, or of a bundle that 'kernel export' has made. Nothing of it is
+run, and nothing is changed.
+
+What is installed is named by its image, /boot/vmlinuz-VERSION, or by the directory that
+has boot/ and lib/modules/. Its modules and configuration are taken from where they
+belong, or from --modules and --config. A kernel without what VMs boot with (virtio,
+ext4 and overlay, as modules or built in) is refused, with a list of what it lacks; what
+Docker and others would miss is a warning, and in 'kernel show'.
+
+A bundle is verified before the kernel is there. If FILE.sig is beside it, the signature
+must be of one of trusted_keys of the configuration; where that has keys, there must be
+a signature.`,
+		Example: `  banger kernel import /boot/vmlinuz-$(uname -r)
+  banger kernel import --name mine linux-image-6.1.0-49-cloud-amd64_6.1.170-1_amd64.deb
+  banger kernel import --modules out/lib/modules/6.12.3 --config .config arch/x86/boot/bzImage
+  banger kernel import custom.tar.zst`,
+		Args: exactly("the path"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path, err := filepath.Abs(args[0])
-			if err != nil {
-				return err
+			request.Path = args[0]
+			for _, path := range []*string{&request.Path, &request.Modules, &request.Config} {
+				if *path == "" {
+					continue
+				}
+				absolute, err := filepath.Abs(*path)
+				if err != nil {
+					return err
+				}
+				*path = absolute
 			}
-			request.Path = path
 			return pull(cmd.Context(), a, asJSON, func(ctx context.Context, c *client.Client) (any, string, error) {
 				report, end := a.progress()
 				defer end()
@@ -111,7 +155,9 @@ of the configuration; where that has keys, there must be a signature.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write the kernel as JSON in place of its name")
-	cmd.Flags().StringVar(&request.Name, "name", "", "call the kernel `NAME` (default: as in the bundle, or the package's)")
+	cmd.Flags().StringVar(&request.Name, "name", "", "call the kernel `NAME` (default: as in the bundle, the package's, or made of the version)")
+	cmd.Flags().StringVar(&request.Modules, "modules", "", "the modules of the kernel are in `DIRECTORY`, which is called as its version")
+	cmd.Flags().StringVar(&request.Config, "config", "", "the configuration that the kernel was built with is `FILE`")
 	untrustedFlag(cmd, &request.Untrusted)
 	completeFlag(cmd, "name", cobra.NoFileCompletions)
 	return cmd

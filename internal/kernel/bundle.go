@@ -48,7 +48,7 @@ func checkParts(c objects.Contents[Manifest]) error {
 	if v := c.Manifest.Version; v == "" || strings.ContainsAny(v, "/\x00 \n") {
 		return fmt.Errorf("%q is no version of a kernel", v)
 	}
-	return nil
+	return checkRequired(c.Manifest.Features)
 }
 
 // Offers returns what the catalogs of the configuration have. Those that cannot

@@ -42,19 +42,22 @@ cd "$1/kernel"
 echo "I: downloading $real..." >&2
 apt-get -qq download "$real"
 deb=$(echo ./*.deb)
-` + unpackHook + `rm "$deb"
+` + unpackHook + indexHook + `rm "$deb"
 `
 
-// unpackHook makes of the package $deb, in the directory kernel/ that it runs
-// in, what [unpack] expects there. Modules are not kept compressed: guests load
-// them at every start, and pay for it each time.
+// unpackHook makes of the package $deb, in the directory that it runs in, a tree
+// with /boot and /usr/lib/modules.
 const unpackHook = `echo "I: unpacking $(basename "$deb")..." >&2
 mkdir -p usr/lib
 ln -s usr/lib lib # depmods and packages differ in where they look
 dpkg-deb --field "$deb" Package Version >control
 sha256sum "$deb" | cut -d' ' -f1 >sha256
 dpkg-deb --fsys-tarfile "$deb" | tar -x --wildcards ./boot './*lib/modules'
-echo "I: unpacking and indexing the kernel's modules..." >&2
+`
+
+// indexHook makes of that tree what [unpack] expects. Modules are not kept
+// compressed: guests load them at every start, and pay for it each time.
+const indexHook = `echo "I: unpacking and indexing the kernel's modules..." >&2
 find usr/lib/modules -name '*.ko.xz' -print0 | xargs -0 -r -n 64 -P "$(nproc)" xz -d
 PATH="$PATH:/usr/sbin:/sbin"
 for dir in usr/lib/modules/*; do depmod -b "$PWD" "$(basename "$dir")"; done
@@ -124,37 +127,68 @@ func (s *Store) fetch(ctx context.Context, recipe recipe, dir string, report pro
 		return Manifest{}, err
 	}
 	report.Step("building the kernel's files")
-	return unpack(ctx, file, recipe, dir)
+	return unpack(ctx, inArchive(file), recipe, dir, report)
 }
 
-// unpack makes the parts of a kernel in dir from the archive that [hook] leads
-// to.
-func unpack(ctx context.Context, archive io.ReadSeeker, recipe recipe, dir string) (Manifest, error) {
-	found, err := scan(ctx, archive)
+// tree calls f for every entry of what a kernel comes in, as [hook] leaves it,
+// with its name cleaned and relative to the root. It may be called again.
+type tree func(ctx context.Context, f func(name string, header *tar.Header, r io.Reader) error) error
+
+// unpack makes the parts of a kernel in dir.
+func unpack(ctx context.Context, from tree, recipe recipe, dir string, report progress.Func) (Manifest, error) {
+	found, err := scan(ctx, from)
 	if err != nil {
 		return Manifest{}, fmt.Errorf("cannot read the kernel's package: %w", err)
 	}
 	manifest := Manifest{Version: found.version, Description: recipe.Description, Source: found.source}
 	manifest.Source.Suite = recipe.Suite
+	if recipe.Package != "" && (found.source.Package == "" || found.source.PackageVersion == "" || found.source.SHA256 == "") {
+		return Manifest{}, errors.New("cannot read the kernel's package: it does not say which package it is")
+	}
 	if !strings.HasPrefix(found.version, recipe.VersionPrefix) {
 		return Manifest{}, fmt.Errorf("cannot use the kernel: its version is %q and should begin with %q", found.version, recipe.VersionPrefix)
 	}
-	vmlinux, err := bzimage.Extract(found.image, 0)
+	vmlinux, err := bzimage.Extract(ctx, found.image, 0)
 	if err != nil {
 		return Manifest{}, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, partVmlinux), vmlinux, 0o600); err != nil {
-		return Manifest{}, fmt.Errorf("cannot write the kernel: %w", err)
-	}
-	order, err := loadOrder(recipe.BootModules, found.dependencies, found.builtin)
+	modules, err := parseModules(found.dependencies, found.builtin)
 	if err != nil {
 		return Manifest{}, fmt.Errorf("cannot find the modules to boot with: %w", err)
 	}
-	if manifest.BootModules, err = writeModules(ctx, archive, found, order, dir); err != nil {
+	if found.config == nil {
+		found.config = configIn(vmlinux)
+	}
+	var config map[string]string
+	if found.config != nil {
+		config = parseConfig(found.config)
+	}
+	manifest.Features = checkFeatures(modules, config)
+	if err := checkRequired(manifest.Features); err != nil {
+		return Manifest{}, err
+	}
+	warn(manifest.Features, report)
+	if err := os.WriteFile(filepath.Join(dir, partVmlinux), vmlinux, 0o600); err != nil {
+		return Manifest{}, fmt.Errorf("cannot write the kernel: %w", err)
+	}
+	names := recipe.BootModules
+	if modules.has(checksum) {
+		names = append([]string{checksum}, names...)
+	}
+	order, err := modules.loadOrder(names)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("cannot find the modules to boot with: %w", err)
+	}
+	if manifest.BootModules, err = writeModules(ctx, from, found, order, dir); err != nil {
 		return Manifest{}, fmt.Errorf("cannot write the kernel's modules: %w", err)
 	}
 	return manifest, nil
 }
+
+// checksum is what ext4 asks for when it mounts, and does not depend on as a
+// module: where it is one, it must be loaded before. Kernels since 6.15 have it
+// elsewhere.
+const checksum = "crc32c_generic"
 
 // contents is what a first pass over an archive finds.
 type contents struct {
@@ -163,17 +197,20 @@ type contents struct {
 	source                Source
 	image                 []byte // vmlinuz
 	dependencies, builtin []byte // modules.dep, modules.builtin
+	config                []byte // nil if there is none
 }
 
 const (
 	bootPrefix    = "kernel/boot/vmlinuz-"
+	configPrefix  = "kernel/boot/config-"
 	modulesPrefix = "kernel/usr/lib/modules/"
 )
 
-// scan reads all of the archive and keeps what is small.
-func scan(ctx context.Context, archive io.ReadSeeker) (contents, error) {
+// scan reads everything and keeps what is small.
+func scan(ctx context.Context, from tree) (contents, error) {
 	var c contents
-	err := each(ctx, archive, func(name string, header *tar.Header, r io.Reader) (err error) {
+	var control, sum []byte
+	err := from(ctx, func(name string, header *tar.Header, r io.Reader) (err error) {
 		if header.Typeflag != tar.TypeReg {
 			return nil
 		}
@@ -185,18 +222,12 @@ func scan(ctx context.Context, archive io.ReadSeeker) (contents, error) {
 			}
 			c.version, c.built = strings.TrimPrefix(name, bootPrefix), header.ModTime
 			c.image, err = readAll(r, maxImage)
-		case name == "kernel/control":
-			data, err := readAll(r, maxSmall)
-			if err != nil {
-				return err
-			}
-			c.source.Package, c.source.PackageVersion = field(data, "Package"), field(data, "Version")
-		case name == "kernel/sha256":
-			data, err := readAll(r, maxSmall)
-			if err != nil {
-				return err
-			}
-			c.source.SHA256 = string(bytes.TrimSpace(data))
+		case strings.HasPrefix(name, configPrefix):
+			c.config, err = readAll(r, maxSmall)
+		case name == "kernel/"+controlFile:
+			control, err = readAll(r, maxSmall)
+		case name == "kernel/"+sumFile:
+			sum, err = readAll(r, maxSmall)
 		case strings.HasPrefix(name, modulesPrefix) && base == "modules.dep":
 			c.dependencies, err = readAll(r, maxSmall)
 		case strings.HasPrefix(name, modulesPrefix) && base == "modules.builtin":
@@ -204,17 +235,26 @@ func scan(ctx context.Context, archive io.ReadSeeker) (contents, error) {
 		}
 		return err
 	})
+	c.source = packageSource(control, sum)
 	switch {
 	case err != nil:
 		return c, err
 	case c.version == "" || strings.ContainsAny(c.version, "/\x00 \n"):
 		return c, errors.New("it has no kernel")
-	case c.source.Package == "" || c.source.PackageVersion == "" || c.source.SHA256 == "":
-		return c, errors.New("it does not say which package it is")
 	case c.dependencies == nil:
 		return c, errors.New("it has no modules.dep")
 	}
 	return c, nil
+}
+
+// What [unpackHook] says about a package.
+const (
+	controlFile = "control"
+	sumFile     = "sha256"
+)
+
+func packageSource(control, sum []byte) Source {
+	return Source{Package: field(control, "Package"), PackageVersion: field(control, "Version"), SHA256: string(bytes.TrimSpace(sum))}
 }
 
 // field returns the value of a field of a Debian control file.
@@ -230,7 +270,7 @@ func field(control []byte, name string) string {
 // writeModules makes the modules disk and writes the boot modules, given by
 // their paths below the version's directory in the order they are loaded in.
 // It returns the names of the latter's files.
-func writeModules(ctx context.Context, archive io.ReadSeeker, found contents, order []string, dir string) ([]string, error) {
+func writeModules(ctx context.Context, from tree, found contents, order []string, dir string) ([]string, error) {
 	if err := os.Mkdir(filepath.Join(dir, dirBootModules), 0o700); err != nil {
 		return nil, err
 	}
@@ -249,7 +289,7 @@ func writeModules(ctx context.Context, archive io.ReadSeeker, found contents, or
 	go func() {
 		out := bufio.NewWriterSize(writer, 1<<20)
 		tw := tar.NewWriter(out)
-		err := eachModule(ctx, archive, found, tw, func(name string, data []byte) error {
+		err := eachModule(ctx, from, found, tw, func(name string, data []byte) error {
 			if _, ok := boot[name]; !ok {
 				return nil
 			}
@@ -280,12 +320,12 @@ func writeModules(ctx context.Context, archive io.ReadSeeker, found contents, or
 	return names, disk.Close()
 }
 
-// eachModule writes to tw the version's directory of the archive, as what
+// eachModule writes to tw the version's directory of the tree, as what
 // belongs on /usr/lib/modules, with the signatures of modules taken off. All
 // have the time of the kernel, so that one package always makes one disk. It
 // calls f for each module with its path below that directory.
-func eachModule(ctx context.Context, archive io.ReadSeeker, found contents, tw *tar.Writer, f func(name string, data []byte) error) error {
-	return each(ctx, archive, func(name string, header *tar.Header, r io.Reader) error {
+func eachModule(ctx context.Context, from tree, found contents, tw *tar.Writer, f func(name string, data []byte) error) error {
+	return from(ctx, func(name string, header *tar.Header, r io.Reader) error {
 		name, ok := strings.CutPrefix(name, modulesPrefix)
 		if !ok || (name != found.version && !strings.HasPrefix(name, found.version+"/")) {
 			return nil
@@ -315,30 +355,32 @@ func eachModule(ctx context.Context, archive io.ReadSeeker, found contents, tw *
 	})
 }
 
-// each calls f for every entry of the archive, with its name cleaned and
-// relative to the archive's root. Entries outside of that are an error.
-func each(ctx context.Context, archive io.ReadSeeker, f func(name string, header *tar.Header, r io.Reader) error) error {
-	if _, err := archive.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	reader := tar.NewReader(bufio.NewReaderSize(archive, 1<<20))
-	for {
-		if err := ctx.Err(); err != nil {
+// inArchive is the tree in a tar archive. Entries outside of the root are an
+// error.
+func inArchive(archive io.ReadSeeker) tree {
+	return func(ctx context.Context, f func(name string, header *tar.Header, r io.Reader) error) error {
+		if _, err := archive.Seek(0, io.SeekStart); err != nil {
 			return err
 		}
-		header, err := reader.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		name := path.Clean(header.Name)
-		if !filepath.IsLocal(name) {
-			return fmt.Errorf("it has an entry with the name %q", header.Name)
-		}
-		if err := f(name, header, reader); err != nil {
-			return err
+		reader := tar.NewReader(bufio.NewReaderSize(archive, 1<<20))
+		for {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			header, err := reader.Next()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			name := path.Clean(header.Name)
+			if !filepath.IsLocal(name) {
+				return fmt.Errorf("it has an entry with the name %q", header.Name)
+			}
+			if err := f(name, header, reader); err != nil {
+				return err
+			}
 		}
 	}
 }

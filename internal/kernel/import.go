@@ -5,11 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"banger/internal/api"
 	"banger/internal/bundle"
@@ -17,53 +18,81 @@ import (
 	"banger/internal/progress"
 )
 
-// importHook writes to stdout the archive that [unpack] expects, of the package
-// $deb.
-const importHook = `set -eu
-mkdir kernel
-cd kernel
-` + unpackHook + `cd ..
-tar -c kernel
-`
+const packageExtension = ".deb"
 
-// Import makes a kernel of a file on this host.
+// Import makes a kernel of what is on this host: a bundle, a Debian package of
+// a kernel, or a kernel as it is installed, named by its image or by the
+// directory that has boot/ and lib/modules/. Nothing of it is run or changed.
 func (s *Store) Import(ctx context.Context, request api.Import, report progress.Func) (Kernel, error) {
-	object, err := s.exchange.Import(ctx, request, report)
-	if errors.Is(err, bundle.ErrNoBundle) {
-		if strings.HasSuffix(request.Path, packageExtension) {
-			return s.importDeb(ctx, request, report)
+	if request.Modules == "" && request.Config == "" {
+		object, err := s.exchange.Import(ctx, request, report)
+		if !errors.Is(err, bundle.ErrNoBundle) {
+			return Kernel{object}, err
 		}
-		return Kernel{}, &api.Error{Kind: api.KindUsage, Message: fmt.Sprintf("cannot import %q: %v, and no Debian package", request.Path, err), Hint: "'banger kernel export' makes bundles"}
 	}
-	return Kernel{object}, err
-}
-
-// importDeb makes a kernel of a Debian package on this host, which must have
-// the kernel and its modules.
-func (s *Store) importDeb(ctx context.Context, request api.Import, report progress.Func) (Kernel, error) {
+	from, take := request.Path, takePackage
+	if !strings.HasSuffix(request.Path, packageExtension) {
+		files, err := findInstalled(request)
+		if err != nil {
+			return Kernel{}, cannotImport(request.Path, err)
+		}
+		from, take = files.image, files.take
+	}
 	name := request.Name
 	if name == "" {
-		name, _, _ = strings.Cut(strings.TrimSuffix(filepath.Base(request.Path), packageExtension), "_")
+		name = importName(from)
 	}
 	used := false
 	object, err := s.objects.Fill(ctx, name, func(ctx context.Context, dir string) (Manifest, error) {
 		used = true
-		return unpackDeb(ctx, request.Path, dir, report)
+		return importTree(ctx, request, take, dir, report)
 	})
-	switch {
-	case err == nil && !used:
-		return Kernel{}, &api.Error{Kind: api.KindExists, Message: fmt.Sprintf("cannot import %q: there is a kernel %q", request.Path, name), Hint: "choose another name with --name"}
-	case errors.Is(err, objects.ErrBadName):
-		return Kernel{}, s.explain(name, err)
-	case err != nil:
-		return Kernel{}, fmt.Errorf("cannot import %q: %w", request.Path, err)
+	if err == nil && !used {
+		err = &api.Error{Kind: api.KindExists, Message: fmt.Sprintf("there is a kernel %q", name), Hint: "choose another name with --name"}
+	}
+	if err != nil {
+		return Kernel{}, cannotImport(request.Path, err)
 	}
 	return Kernel{object}, nil
 }
 
-const packageExtension = ".deb"
+func cannotImport(what string, err error) error {
+	if known, ok := errors.AsType[*api.Error](err); ok {
+		return &api.Error{Kind: known.Kind, Message: fmt.Sprintf("cannot import %q: %v", what, err), Hint: known.Hint}
+	}
+	kind := api.KindInternal
+	switch {
+	case errors.Is(err, objects.ErrBadName):
+		kind = api.KindUsage
+	case errors.Is(err, fs.ErrNotExist):
+		kind = api.KindNotFound
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		kind = api.KindNoSpace
+	case errors.Is(err, context.Canceled):
+		kind = api.KindCanceled
+	}
+	return &api.Error{Kind: kind, Message: fmt.Sprintf("cannot import %q: %v", what, err)}
+}
 
-func unpackDeb(ctx context.Context, deb, dir string, report progress.Func) (_ Manifest, err error) {
+// importName is what a kernel is called that came from there.
+func importName(location string) string {
+	name := filepath.Base(location)
+	if deb, ok := strings.CutSuffix(name, packageExtension); ok {
+		name, _, _ = strings.Cut(deb, "_")
+	}
+	for _, prefix := range imagePrefixes {
+		if version, ok := strings.CutPrefix(name, prefix); ok {
+			name = "linux-" + version
+		}
+	}
+	return strings.ReplaceAll(name, "+", "-") // in versions of backports, and in no name
+}
+
+// taker finds the files of a kernel, with the help of an empty directory, and
+// what is to be told about them.
+type taker func(ctx context.Context, request api.Import, work string, report progress.Func) (installed, Manifest, error)
+
+func importTree(ctx context.Context, request api.Import, take taker, dir string, report progress.Func) (_ Manifest, err error) {
 	if err := checkTools(); err != nil {
 		return Manifest{}, err
 	}
@@ -73,18 +102,33 @@ func unpackDeb(ctx context.Context, deb, dir string, report progress.Func) (_ Ma
 		return Manifest{}, err
 	}
 	work := filepath.Join(dir, ".unpacked")
-	if err := os.Mkdir(work, 0o700); err != nil {
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }() // it is no part of the kernel
+	given, staged := filepath.Join(work, "given"), filepath.Join(work, "staged")
+	if err := errors.Join(os.MkdirAll(given, 0o700), os.Mkdir(staged, 0o700)); err != nil {
 		return Manifest{}, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(work)) }() // it is no part of the kernel
-	archive, err := os.Create(filepath.Join(work, "kernel.tar"))
+	files, about, err := take(ctx, request, given, report)
 	if err != nil {
 		return Manifest{}, err
 	}
-	defer archive.Close()
+	report.Step("unpacking and indexing the kernel's modules")
+	if err := files.stage(ctx, filepath.Join(staged, "kernel")); err != nil {
+		return Manifest{}, err
+	}
+	report.Step("building the kernel's files")
+	manifest, err := unpack(ctx, inDirectory(staged), recipe{BootModules: offered[0].BootModules}, dir, report)
+	manifest.Description, manifest.Source = about.Description, about.Source
+	return manifest, err
+}
+
+// takePackage unpacks a Debian package.
+func takePackage(ctx context.Context, request api.Import, work string, report progress.Func) (installed, Manifest, error) {
+	if request.Modules != "" || request.Config != "" {
+		return installed{}, Manifest{}, &api.Error{Kind: api.KindUsage, Message: "a package has its modules and configuration in itself"}
+	}
 	report.Step("unpacking the package")
-	cmd := exec.CommandContext(ctx, "sh", "-c", importHook)
-	cmd.Dir, cmd.Env, cmd.Stdout = work, append(os.Environ(), "deb="+deb), archive
+	cmd := exec.CommandContext(ctx, "sh", "-c", "set -eu\n"+unpackHook)
+	cmd.Dir, cmd.Env = work, append(os.Environ(), "deb="+request.Path)
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	if err := cmd.Run(); err != nil {
@@ -94,9 +138,27 @@ func unpackDeb(ctx context.Context, deb, dir string, report progress.Func) (_ Ma
 				break
 			}
 		}
-		return Manifest{}, fmt.Errorf("cannot unpack the package: %w", err)
+		return installed{}, Manifest{}, fmt.Errorf("cannot unpack the package: %w", err)
 	}
-	report.Step("building the kernel's files")
-	recipe := recipe{Description: "of the package " + filepath.Base(deb), BootModules: offered[0].BootModules}
-	return unpack(ctx, io.ReadSeeker(archive), recipe, dir)
+	files, err := findInstalled(api.Import{Path: work})
+	if err == nil {
+		err = files.within(work)
+	}
+	if err != nil {
+		return installed{}, Manifest{}, err
+	}
+	control, err := os.ReadFile(filepath.Join(work, controlFile))
+	if err != nil {
+		return installed{}, Manifest{}, err
+	}
+	sum, err := os.ReadFile(filepath.Join(work, sumFile))
+	if err != nil {
+		return installed{}, Manifest{}, err
+	}
+	return files, Manifest{Description: "of the package " + filepath.Base(request.Path), Source: packageSource(control, sum)}, nil
+}
+
+// take is a [taker] of what is there already.
+func (k installed) take(context.Context, api.Import, string, progress.Func) (installed, Manifest, error) {
+	return k, Manifest{Description: "of " + k.image + " and " + k.modules, Source: Source{File: k.image}}, nil
 }

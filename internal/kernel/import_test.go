@@ -1,10 +1,18 @@
 package kernel
 
 import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 
 	"banger/internal/api"
 	"banger/internal/progress"
@@ -30,4 +38,155 @@ func TestImportOfWhatIsNoPackage(t *testing.T) {
 	}
 	_, err = s.Import(t.Context(), api.Import{Path: path, Name: "../x"}, progress.Discard)
 	wantKind(t, "a bad name", err, api.KindUsage, "")
+	_, err = s.Import(t.Context(), api.Import{Path: path, Modules: dir}, progress.Discard)
+	wantKind(t, "modules of a package", err, api.KindUsage, "")
+}
+
+func write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, data, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// compressed is data as a module may be.
+func compressed(t *testing.T, data []byte, open func(io.Writer) (io.WriteCloser, error)) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := open(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.Write(data)
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// installedKernel is the directory of one whose modules have no content.
+func installedKernel(t *testing.T) string {
+	t.Helper()
+	root := t.TempDir()
+	image, _ := testVmlinuz(t)
+	modules := filepath.Join(root, "lib/modules", testVersion)
+	write(t, filepath.Join(root, "boot", "vmlinuz-"+testVersion), image)
+	write(t, filepath.Join(modules, "modules.builtin"), []byte(testBuiltin+"kernel/drivers/virtio/virtio_mmio.ko\nkernel/drivers/net/virtio_net.ko\n"))
+	write(t, filepath.Join(modules, "modules.order"), nil)
+	return root
+}
+
+func TestImportOfWhatIsInstalled(t *testing.T) {
+	t.Parallel()
+	if checkTools() != nil {
+		t.Skip("SKIPPED: no tools for kernels")
+	}
+	root := installedKernel(t)
+	dir := t.TempDir()
+	s := New(Options{Dir: filepath.Join(dir, "store"), CacheDir: dir})
+	var warnings []string
+	report := func(event progress.Event) {
+		if event.Warning {
+			warnings = append(warnings, event.Text)
+		}
+	}
+	kernel, err := s.Import(t.Context(), api.Import{Path: root, Name: "whole"}, report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(root, "boot", "vmlinuz-"+testVersion)
+	if info := kernel.Info(); info.Version != testVersion || !cmp.Equal(info.Source, map[string]string{"file": image}) {
+		t.Errorf("imported %+v", info)
+	}
+	_, vmlinux := testVmlinuz(t)
+	wantFile(t, kernel.Vmlinux(), vmlinux)
+	if len(warnings) != 2 || !strings.Contains(warnings[0], "FUSE (CONFIG_FUSE_FS)") || !strings.Contains(warnings[1], "not known") {
+		t.Errorf("warnings %q", warnings)
+	}
+	again, err := s.Import(t.Context(), api.Import{Path: image}, progress.Discard)
+	if err != nil || again.Name != "linux-"+testVersion || again.Digest != kernel.Digest {
+		t.Errorf("by its image: %+v, %v", again, err)
+	}
+	_, err = s.Import(t.Context(), api.Import{Path: image}, progress.Discard)
+	wantKind(t, "twice", err, api.KindExists, "--name")
+
+	other := filepath.Join(t.TempDir(), "6.13")
+	write(t, filepath.Join(other, "modules.builtin"), nil)
+	_, err = s.Import(t.Context(), api.Import{Path: image, Name: "a", Modules: other}, progress.Discard)
+	wantKind(t, "modules of another kernel", err, api.KindUsage, "called as the kernel's version")
+	config := filepath.Join(t.TempDir(), "config")
+	write(t, config, []byte("CONFIG_ACPI=y\n"))
+	_, err = s.Import(t.Context(), api.Import{Path: image, Name: "a", Config: config}, progress.Discard)
+	wantKind(t, "without what VMs need", err, api.KindState, "built in or as modules")
+	if err == nil || !strings.Contains(err.Error(), "initramfs (CONFIG_BLK_DEV_INITRD, ") {
+		t.Errorf("error %v", err)
+	}
+	lonely := filepath.Join(t.TempDir(), "boot", "vmlinuz-6")
+	write(t, lonely, nil)
+	_, err = s.Import(t.Context(), api.Import{Path: lonely, Name: "a"}, progress.Discard)
+	wantKind(t, "no modules", err, api.KindUsage, "--modules")
+	_, err = s.Import(t.Context(), api.Import{Path: t.TempDir(), Name: "a"}, progress.Discard)
+	wantKind(t, "an empty directory", err, api.KindUsage, "boot/")
+	write(t, filepath.Join(root, "boot", "vmlinuz-6"), nil)
+	_, err = s.Import(t.Context(), api.Import{Path: root, Name: "a"}, progress.Discard)
+	wantKind(t, "two kernels", err, api.KindUsage, "vmlinuz-6, ")
+	if left, err := os.ReadDir(filepath.Join(dir, "store", "tmp")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+func TestCopyModules(t *testing.T) {
+	t.Parallel()
+	from, to := t.TempDir(), filepath.Join(t.TempDir(), "to")
+	module := []byte("\x7fELF module")
+	for name, data := range map[string][]byte{
+		"kernel/a.ko":       module,
+		"kernel/b.ko.gz":    compressed(t, module, func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil }),
+		"kernel/c.ko.xz":    compressed(t, module, func(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) }),
+		"kernel/d/e.ko.zst": compressed(t, module, func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) }),
+		"modules.order":     []byte("order"),
+		"modules.dep.bin":   nil,
+		"kernel/vmlinuz":    nil,
+	} {
+		write(t, filepath.Join(from, name), data)
+	}
+	if err := os.Symlink("/etc/passwd", filepath.Join(from, "kernel/f.ko")); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyModules(t.Context(), from, to); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"kernel/a.ko", "kernel/b.ko", "kernel/c.ko", "kernel/d/e.ko"} {
+		wantFile(t, filepath.Join(to, name), module)
+	}
+	wantFile(t, filepath.Join(to, "modules.order"), []byte("order"))
+	for _, name := range []string{"modules.dep.bin", "kernel/vmlinuz", "kernel/f.ko", "kernel/c.ko.xz"} {
+		if _, err := os.Lstat(filepath.Join(to, name)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// A small file must not become a big one.
+	bomb := compressed(t, make([]byte, maxModule+1), func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) })
+	write(t, filepath.Join(from, "kernel/bomb.ko.zst"), bomb)
+	if err := copyModules(t.Context(), from, t.TempDir()); err == nil || !strings.Contains(err.Error(), `"kernel/bomb.ko.zst"`) {
+		t.Errorf("a bomb: %v", err)
+	}
+}
+
+func TestWithin(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "boot", "vmlinuz"), nil)
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "modules"), 0o700), os.Symlink("/", filepath.Join(dir, "out"))); err != nil {
+		t.Fatal(err)
+	}
+	good := installed{image: filepath.Join(dir, "boot", "vmlinuz"), modules: filepath.Join(dir, "modules")}
+	if err := good.within(dir); err != nil {
+		t.Error(err)
+	}
+	bad := good
+	bad.modules = filepath.Join(dir, "out", "etc")
+	if err := bad.within(dir); err == nil || !strings.Contains(err.Error(), "leads out") {
+		t.Errorf("error %v", err)
+	}
 }

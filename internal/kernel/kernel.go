@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -42,15 +43,20 @@ type Manifest struct {
 	// BootModules are names in dirBootModules, in the order in which they
 	// have to be loaded.
 	BootModules []string `json:"boot_modules"`
+	// Features are what it can do. A banger that did not look has written none.
+	Features []api.Feature `json:"features,omitempty"`
 }
 
-// Source is where a kernel came from.
+// Source is where a kernel came from: from a suite, a package on this host, or
+// files that are installed.
 type Source struct {
 	Suite          string `json:"suite"`
 	Package        string `json:"package"`
 	PackageVersion string `json:"package_version"`
 	// SHA256 is the package's, in hex.
 	SHA256 string `json:"sha256"`
+	// File is the kernel's image.
+	File string `json:"file,omitempty"`
 }
 
 // Kernel is one kernel in the store. Its files must not be written to.
@@ -79,14 +85,12 @@ func (k Kernel) Info() api.Kernel {
 	source := k.Manifest.Source
 	shown := api.Kernel{
 		Name: k.Name, Present: true, Digest: k.Digest, Version: k.Manifest.Version, Size: k.Size, Created: k.Created,
-		Description: k.Manifest.Description,
+		Description: k.Manifest.Description, Features: k.Manifest.Features,
 		Source: map[string]string{
-			"suite": source.Suite, "package": source.Package, "package_version": source.PackageVersion, "sha256": source.SHA256,
+			"suite": source.Suite, "package": source.Package, "package_version": source.PackageVersion, "sha256": source.SHA256, "file": source.File,
 		},
 	}
-	if source.Suite == "" { // of a package that was on this host
-		delete(shown.Source, "suite")
-	}
+	maps.DeleteFunc(shown.Source, func(_, value string) bool { return value == "" })
 	return shown
 }
 

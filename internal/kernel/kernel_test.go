@@ -46,6 +46,7 @@ func testVmlinuz(t *testing.T) (image, vmlinux []byte) {
 	); err != nil {
 		t.Fatal(err)
 	}
+	fmt.Fprintf(&b, "%%s version %%s\x00Linux version %%s\x00Linux version %s (who@where)\x00", testVersion)
 	vmlinux = b.Bytes()
 	var payload bytes.Buffer
 	w := gzip.NewWriter(&payload)
@@ -68,6 +69,15 @@ type file struct {
 	link    string
 }
 
+// testBuiltin has what VMs need beside the modules of [testPackage].
+const testBuiltin = `kernel/fs/ext4/ext4.ko
+kernel/fs/overlayfs/overlay.ko
+kernel/drivers/block/virtio_blk.ko
+kernel/drivers/char/virtio_console.ko
+kernel/drivers/char/hw_random/virtio-rng.ko
+kernel/net/vmw_vsock/vmw_vsock_virtio_transport.ko
+`
+
 const modules = "./kernel/usr/lib/modules/" + testVersion
 
 // testPackage is what the hook leaves of a good package.
@@ -88,9 +98,10 @@ func testPackage(t *testing.T) []file {
 		{name: modules + "/kernel/virtio_mmio.ko", content: sign("\x7fELF mmio", 0, 0, 30)},
 		{name: modules + "/kernel/failover.ko", content: sign("\x7fELF failover", 0, 0, 30)},
 		{name: modules + "/kernel/virtio_net.ko", content: []byte("\x7fELF net")},
+		{name: modules + "/kernel/crc32c_generic.ko", content: []byte("\x7fELF crc32c")},
 		{name: modules + "/kernel/unused.ko", content: sign("\x7fELF unused", 0, 0, 30)},
-		{name: modules + "/modules.dep", content: []byte("kernel/virtio_net.ko: kernel/failover.ko\nkernel/failover.ko:\nkernel/virtio_mmio.ko:\nkernel/unused.ko:\n")},
-		{name: modules + "/modules.builtin", content: []byte("kernel/fs/ext4/ext4.ko\n")},
+		{name: modules + "/modules.dep", content: []byte("kernel/virtio_net.ko: kernel/failover.ko\nkernel/failover.ko:\nkernel/virtio_mmio.ko:\nkernel/unused.ko:\nkernel/crc32c_generic.ko:\n")},
+		{name: modules + "/modules.builtin", content: []byte(testBuiltin)},
 	}
 }
 
@@ -132,7 +143,7 @@ func unpackFiles(t *testing.T, files []file, r recipe) (Manifest, string, error)
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	manifest, err := unpack(t.Context(), bytes.NewReader(archive.Bytes()), r, dir)
+	manifest, err := unpack(t.Context(), inArchive(bytes.NewReader(archive.Bytes())), r, dir, progress.Discard)
 	return manifest, dir, err
 }
 
@@ -153,8 +164,9 @@ func TestUnpack(t *testing.T) {
 	want := Manifest{
 		Version: testVersion, Description: "for tests",
 		Source:      Source{Suite: "trixie", Package: "linux-image-test", PackageVersion: "6.12.1-1", SHA256: "0123"},
-		BootModules: []string{"virtio_mmio.ko", "failover.ko", "virtio_net.ko"},
+		BootModules: []string{"crc32c_generic.ko", "virtio_mmio.ko", "failover.ko", "virtio_net.ko"},
 	}
+	manifest.Features = nil // TestFeatures
 	if diff := cmp.Diff(want, manifest); diff != "" {
 		t.Errorf("manifest (-want +got):\n%s", diff)
 	}
@@ -164,7 +176,7 @@ func TestUnpack(t *testing.T) {
 	wantFile(t, filepath.Join(dir, "boot-modules", "failover.ko"), []byte("\x7fELF failover"))
 	wantFile(t, filepath.Join(dir, "boot-modules", "virtio_net.ko"), []byte("\x7fELF net"))
 	entries, err := os.ReadDir(filepath.Join(dir, "boot-modules"))
-	if err != nil || len(entries) != 3 {
+	if err != nil || len(entries) != 4 {
 		t.Errorf("boot modules: %v, %v", entries, err)
 	}
 }
@@ -191,7 +203,7 @@ func TestModulesDisk(t *testing.T) {
 	if got := ask("cat /" + testVersion + "/kernel/unused.ko"); got != "\x7fELF unused" {
 		t.Errorf("module on the disk: %q", got)
 	}
-	if got := ask("cat /" + testVersion + "/modules.builtin"); got != "kernel/fs/ext4/ext4.ko\n" {
+	if got := ask("cat /" + testVersion + "/modules.builtin"); got != testBuiltin {
 		t.Errorf("modules.builtin on the disk: %q", got)
 	}
 	var names []string
@@ -223,7 +235,7 @@ func TestUnpackIsReproducible(t *testing.T) {
 			t.Fatal(err)
 		}
 		dir := t.TempDir()
-		if _, err := unpack(t.Context(), bytes.NewReader(archive.Bytes()), testRecipe, dir); err != nil {
+		if _, err := unpack(t.Context(), inArchive(bytes.NewReader(archive.Bytes())), testRecipe, dir, progress.Discard); err != nil {
 			t.Fatal(err)
 		}
 		var err error
@@ -298,13 +310,13 @@ func TestUnpackCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, size := range []int{100, 1500, archive.Len() / 2, archive.Len() - 1600} {
-		if _, err := unpack(t.Context(), bytes.NewReader(archive.Bytes()[:size]), testRecipe, t.TempDir()); err == nil {
+		if _, err := unpack(t.Context(), inArchive(bytes.NewReader(archive.Bytes()[:size])), testRecipe, t.TempDir(), progress.Discard); err == nil {
 			t.Errorf("the first %d of %d bytes of a package were taken", size, archive.Len())
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := unpack(ctx, bytes.NewReader(archive.Bytes()), testRecipe, t.TempDir()); !errors.Is(err, context.Canceled) {
+	if _, err := unpack(ctx, inArchive(bytes.NewReader(archive.Bytes())), testRecipe, t.TempDir(), progress.Discard); !errors.Is(err, context.Canceled) {
 		t.Errorf("unpack, canceled: %v", err)
 	}
 }

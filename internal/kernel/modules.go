@@ -15,30 +15,45 @@ func moduleName(file string) string {
 	return strings.ReplaceAll(strings.TrimSuffix(path.Base(file), ".ko"), "-", "_")
 }
 
-// loadOrder returns the files of the modules with these names and of all that
-// they depend on, so that each comes after those it depends on. What is built
-// in is left out. Dependencies and builtin are depmod's modules.dep and
-// modules.builtin.
-func loadOrder(names []string, dependencies, builtin []byte) ([]string, error) {
-	known := make(map[string]bool)
+// moduleSet is what a kernel has of modules.
+type moduleSet struct {
+	builtin map[string]bool     // by name
+	files   map[string]string   // by name
+	needs   map[string][]string // by file
+}
+
+// parseModules reads depmod's modules.dep and modules.builtin.
+func parseModules(dependencies, builtin []byte) (moduleSet, error) {
+	m := moduleSet{builtin: make(map[string]bool), files: make(map[string]string), needs: make(map[string][]string)}
 	for line := range strings.Lines(string(builtin)) {
 		if file := strings.TrimSpace(line); file != "" {
-			known[moduleName(file)] = true
+			m.builtin[moduleName(file)] = true
 		}
 	}
-	needs := make(map[string][]string) // by file
-	files := make(map[string]string)   // by name
 	for line := range strings.Lines(string(dependencies)) {
 		file, rest, ok := strings.Cut(line, ":")
 		if !ok {
-			return nil, fmt.Errorf("modules.dep has the line %q", line)
+			return m, fmt.Errorf("modules.dep has the line %q", line)
 		}
 		if path.Ext(file) != ".ko" {
-			return nil, fmt.Errorf("modules.dep has a module called %q", file)
+			return m, fmt.Errorf("modules.dep has a module called %q", file)
 		}
-		needs[file] = strings.Fields(rest)
-		files[moduleName(file)] = file
+		m.needs[file] = strings.Fields(rest)
+		m.files[moduleName(file)] = file
 	}
+	return m, nil
+}
+
+// has tells whether a module of that name is there or built in.
+func (m moduleSet) has(name string) bool {
+	_, ok := m.files[moduleName(name)]
+	return ok || m.builtin[moduleName(name)]
+}
+
+// loadOrder returns the files of the modules with these names and of all that
+// they depend on, so that each comes after those it depends on. What is built
+// in is left out.
+func (m moduleSet) loadOrder(names []string) ([]string, error) {
 	var order []string
 	const (
 		visiting = 1
@@ -54,7 +69,7 @@ func loadOrder(names []string, dependencies, builtin []byte) ([]string, error) {
 			return nil
 		}
 		state[file] = visiting
-		list, ok := needs[file]
+		list, ok := m.needs[file]
 		if !ok {
 			return fmt.Errorf("modules.dep does not have %q, which another module needs", file)
 		}
@@ -70,10 +85,10 @@ func loadOrder(names []string, dependencies, builtin []byte) ([]string, error) {
 	}
 	for _, name := range names {
 		name = moduleName(name)
-		if known[name] {
+		if m.builtin[name] {
 			continue
 		}
-		file, ok := files[name]
+		file, ok := m.files[name]
 		if !ok {
 			return nil, fmt.Errorf("the kernel has no module %q, built in or not", name)
 		}

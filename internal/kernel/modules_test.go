@@ -20,6 +20,15 @@ kernel/d/loop.ko: kernel/d/self.ko
 kernel/d/lost.ko: kernel/d/none.ko
 `
 
+// loadOrder is both steps.
+func loadOrder(names []string, dependencies, builtin []byte) ([]string, error) {
+	m, err := parseModules(dependencies, builtin)
+	if err != nil {
+		return nil, err
+	}
+	return m.loadOrder(names)
+}
+
 func TestLoadOrder(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {

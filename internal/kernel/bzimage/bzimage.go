@@ -5,11 +5,13 @@ package bzimage
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
@@ -34,12 +36,19 @@ const (
 	sectorSize = 512
 )
 
-// Extract returns the uncompressed kernel of an image. The image may be
-// hostile: at most limit bytes ([MaxELF] if limit is zero or more than that)
-// are unpacked, and the result is a 64-bit x86 ELF file.
-func Extract(image []byte, limit int64) ([]byte, error) {
+// Extract returns the uncompressed kernel of an image, or the image if it is
+// that itself. The image may be hostile: at most limit bytes ([MaxELF] if limit
+// is zero or more than that) are unpacked, and the result is a 64-bit x86 ELF
+// file. For the compression xz the program of that name must be there.
+func Extract(ctx context.Context, image []byte, limit int64) ([]byte, error) {
 	if limit <= 0 || limit > MaxELF {
 		limit = MaxELF
+	}
+	if bytes.HasPrefix(image, []byte(elf.ELFMAG)) {
+		if err := checkELF(image); err != nil {
+			return nil, fmt.Errorf("cannot use the kernel: %w", err)
+		}
+		return image, nil
 	}
 	payload, err := payload(image)
 	if err != nil {
@@ -52,7 +61,7 @@ func Extract(image []byte, limit int64) ([]byte, error) {
 	// The payload ends with the length of what was packed (gzip's own end is
 	// the same). It is only a hint here, since the image may lie.
 	size := int64(binary.LittleEndian.Uint32(payload[len(payload)-4:]))
-	kernel, err := unpack(payload, open, size, limit)
+	kernel, err := unpack(ctx, payload, open, size, limit)
 	if err != nil {
 		return nil, fmt.Errorf("cannot unpack the kernel (%s): %w", format, err)
 	}
@@ -86,11 +95,10 @@ func payload(image []byte) ([]byte, error) {
 }
 
 // opener starts to unpack a payload.
-type opener func(payload []byte) (io.Reader, error)
+type opener func(ctx context.Context, payload []byte) (io.Reader, error)
 
 // detect finds out how a payload is compressed. It returns a nil opener for what
-// is not known or not supported: xz among them, since kernels that use it have
-// it behind a filter for x86 code, which the Go libraries lack.
+// is not known or not supported.
 func detect(payload []byte) (format string, open opener) {
 	for _, f := range []struct {
 		name, magic string
@@ -99,7 +107,8 @@ func detect(payload []byte) (format string, open opener) {
 		{"zstd", "\x28\xb5\x2f\xfd", openZstd},
 		{"lz4", "\x02\x21\x4c\x18", openLZ4},
 		{"gzip", "\x1f\x8b\x08", openGzip},
-		{"none", elf.ELFMAG, func(p []byte) (io.Reader, error) { return bytes.NewReader(p), nil }},
+		{"xz", "\xfd7zXZ\x00", openXZ},
+		{"none", elf.ELFMAG, func(_ context.Context, p []byte) (io.Reader, error) { return bytes.NewReader(p), nil }},
 	} {
 		if bytes.HasPrefix(payload, []byte(f.magic)) {
 			return f.name, f.open
@@ -112,7 +121,7 @@ func detect(payload []byte) (format string, open opener) {
 // packed with windows of up to 128 MiB (zstd -22 --ultra).
 const maxWindow = 128 << 20
 
-func openZstd(payload []byte) (io.Reader, error) {
+func openZstd(_ context.Context, payload []byte) (io.Reader, error) {
 	decoder, err := zstd.NewReader(bytes.NewReader(trimSize(payload)), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
 	if err != nil {
 		return nil, err
@@ -120,11 +129,11 @@ func openZstd(payload []byte) (io.Reader, error) {
 	return decoder.IOReadCloser(), nil
 }
 
-func openLZ4(payload []byte) (io.Reader, error) {
+func openLZ4(_ context.Context, payload []byte) (io.Reader, error) {
 	return lz4.NewReader(bytes.NewReader(trimSize(payload))), nil
 }
 
-func openGzip(payload []byte) (io.Reader, error) {
+func openGzip(_ context.Context, payload []byte) (io.Reader, error) {
 	reader, err := gzip.NewReader(bytes.NewReader(payload))
 	if err != nil {
 		return nil, err
@@ -133,14 +142,54 @@ func openGzip(payload []byte) (io.Reader, error) {
 	return reader, nil
 }
 
+// xzReader ends the program with the reader.
+type xzReader struct {
+	io.Reader
+	end context.CancelFunc
+	cmd *exec.Cmd
+}
+
+// openXZ asks xz itself: kernels have a filter for x86 code before the
+// compression, which the Go libraries lack.
+func openXZ(ctx context.Context, payload []byte) (io.Reader, error) {
+	ctx, end := context.WithCancel(ctx)
+	cmd := exec.CommandContext(ctx, "xz", "--decompress", "--stdout", "--quiet", "--single-stream", fmt.Sprintf("--memlimit-decompress=%d", 2*maxWindow))
+	cmd.Stdin = bytes.NewReader(payload)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		end()
+		return nil, err
+	}
+	return &xzReader{out, end, cmd}, nil
+}
+
+func (r *xzReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if errors.Is(err, io.EOF) {
+		if failed := r.cmd.Wait(); failed != nil {
+			err = fmt.Errorf("xz: %w", failed)
+		}
+	}
+	return n, err
+}
+
+func (r *xzReader) Close() error {
+	r.end()
+	_ = r.cmd.Wait() // of no interest any more; an error if Read has waited
+	return nil
+}
+
 // trimSize drops the length that the kernel's build puts behind the payload,
 // for formats whose reader would take it for the beginning of another frame.
 func trimSize(payload []byte) []byte { return payload[:len(payload)-4] }
 
 // unpack reads all of a payload, which is expected to have size bytes and may
 // not have more than limit.
-func unpack(payload []byte, open opener, size, limit int64) ([]byte, error) {
-	reader, err := open(payload)
+func unpack(ctx context.Context, payload []byte, open opener, size, limit int64) ([]byte, error) {
+	reader, err := open(ctx, payload)
 	if err != nil {
 		return nil, err
 	}

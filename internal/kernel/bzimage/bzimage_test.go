@@ -6,6 +6,7 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"io"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -84,26 +85,45 @@ func payloads(tb testing.TB, data []byte) map[string][]byte {
 	}
 }
 
+// xzPayload packs data as the kernel's build does; nil if there is no xz.
+func xzPayload(tb testing.TB, data []byte) []byte {
+	tb.Helper()
+	if _, err := exec.LookPath("xz"); err != nil {
+		return nil
+	}
+	cmd := exec.CommandContext(tb.Context(), "xz", "--check=crc32", "--x86", "--lzma2=dict=32MiB", "--stdout")
+	cmd.Stdin = bytes.NewReader(data)
+	packed, err := cmd.Output()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return sized(packed, len(data))
+}
+
 func TestExtract(t *testing.T) {
 	t.Parallel()
 	want := testELF(t, 1<<20)
-	for format, payload := range payloads(t, want) {
+	all := payloads(t, want)
+	if payload := xzPayload(t, want); payload != nil {
+		all["xz"] = payload
+	}
+	for format, payload := range all {
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()
-			got, err := Extract(wrap(payload), 0)
+			got, err := Extract(t.Context(), wrap(payload), 0)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(got, want) {
 				t.Errorf("got %d bytes, want %d; or they differ", len(got), len(want))
 			}
-			if _, err := Extract(wrap(payload), int64(len(want))); err != nil {
+			if _, err := Extract(t.Context(), wrap(payload), int64(len(want))); err != nil {
 				t.Errorf("with a limit that just suffices: %v", err)
 			}
-			if _, err := Extract(wrap(payload), int64(len(want)-1)); err == nil || !strings.Contains(err.Error(), "more than") {
+			if _, err := Extract(t.Context(), wrap(payload), int64(len(want)-1)); err == nil || !strings.Contains(err.Error(), "more than") {
 				t.Errorf("with a limit that is too low: %v", err)
 			}
-			if _, err := Extract(wrap(payload[:len(payload)/2]), 0); err == nil {
+			if _, err := Extract(t.Context(), wrap(payload[:len(payload)/2]), 0); err == nil {
 				t.Error("half a payload was taken")
 			}
 		})
@@ -113,13 +133,17 @@ func TestExtract(t *testing.T) {
 func TestExtractBombs(t *testing.T) {
 	t.Parallel()
 	zeros := make([]byte, 8<<20)
-	for format, payload := range payloads(t, zeros) {
+	all := payloads(t, zeros)
+	if payload := xzPayload(t, zeros); payload != nil {
+		all["xz"] = payload
+	}
+	for format, payload := range all {
 		if format == "none" {
 			continue
 		}
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()
-			if _, err := Extract(wrap(payload), 1<<20); err == nil || !strings.Contains(err.Error(), "more than 1048576 bytes") {
+			if _, err := Extract(t.Context(), wrap(payload), 1<<20); err == nil || !strings.Contains(err.Error(), "more than 1048576 bytes") {
 				t.Errorf("Extract: %v", err)
 			}
 		})
@@ -151,7 +175,8 @@ func TestExtractRefuses(t *testing.T) {
 		"payload's length max": {edit(func(b []byte) { copy(b[offsetPayloadLength:], "\xff\xff\xff\xff") }), "does not lie within"},
 		"payload's place max":  {edit(func(b []byte) { copy(b[offsetPayloadOffset:], "\xff\xff\xff\xff") }), "does not lie within"},
 		"payload empty":        {edit(func(b []byte) { copy(b[offsetPayloadLength:], "\x00\x00\x00\x00") }), "does not lie within"},
-		"compression unknown":  {wrap([]byte("\xfd7zXZ\x00????")), "7zXZ"},
+		"compression unknown":  {wrap([]byte("\x89LZO\x00????")), "LZO"},
+		"damaged xz":           {wrap([]byte("\xfd7zXZ\x00????")), "xz"},
 		"32 bits":              {editELF(func(k []byte) { k[elf.EI_CLASS] = byte(elf.ELFCLASS32) }), "cannot use the unpacked kernel"},
 		"another machine":      {editELF(func(k []byte) { k[18] = byte(elf.EM_AARCH64) }), "EM_AARCH64"},
 		"a library":            {editELF(func(k []byte) { k[16] = byte(elf.ET_DYN) }), "ET_DYN"},
@@ -162,7 +187,7 @@ func TestExtractRefuses(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := Extract(test.image, 0)
+			got, err := Extract(t.Context(), test.image, 0)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("Extract: %d bytes, %v; want an error with %q", len(got), err, test.want)
 			}
@@ -177,7 +202,7 @@ func FuzzExtract(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, image []byte) {
 		const limit = 1 << 20
-		kernel, err := Extract(image, limit)
+		kernel, err := Extract(t.Context(), image, limit)
 		if err != nil {
 			return
 		}
