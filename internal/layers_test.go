@@ -31,7 +31,7 @@ var allowed = map[string][]string{
 	"disk":    nil,
 	"doctor":  {"disk", "image", "kernel", "store", "vmm", "network", "ssh", "sshconfig", "hostenv"},
 	"guest":   {"agent"},
-	"image":   {"debian", "objects", "bundle", "catalog"},
+	"image":   {"debian", "objects", "bundle", "catalog", "disk"},
 	"kernel":  {"debian", "objects", "bundle", "catalog"},
 	"network": {"vmm", "agent"}, // vmm/process runs it; ports go through the agent
 	"store":   {"vmm"},          // a record has a handle

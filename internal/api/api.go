@@ -20,6 +20,7 @@
 //	GET    /v1/images                  -> []Image; GET /v1/images/{name}, DELETE /v1/images/{name}
 //	POST   /v1/images/pull             Pull -> events, result Image
 //	POST   /v1/images/import           ImportImage -> events, result Image
+//	POST   /v1/images/register         Register -> events, result Image
 //	POST   /v1/images/prune            Prune -> Pruned
 //	GET    /v1/kernels[?available=1]   -> []Kernel; GET /v1/kernels/{name}, DELETE /v1/kernels/{name}
 //	POST   /v1/kernels/pull            Pull -> events, result Kernel
@@ -304,6 +305,15 @@ type Import struct {
 	Config  string `json:"config,omitempty"`
 	// Untrusted takes a bundle whoever has made it.
 	Untrusted bool `json:"untrusted,omitempty"`
+}
+
+// Register makes an image of a root file system on the host.
+type Register struct {
+	Name string `json:"name"`
+	// RootFS is the absolute path of a file with an ext4, or of a directory.
+	RootFS string `json:"rootfs"`
+	// Kernel is what the image boots, empty for the usual one.
+	Kernel string `json:"kernel,omitempty"`
 }
 
 // Commit makes an image of a VM's disk.

@@ -22,7 +22,7 @@ own. The default image is pulled by itself when it is first needed.`, groupManag
 also what the catalogs of the configuration (catalog_urls) have, with its origin.`,
 			"also list what the catalogs of the configuration have", (*client.Client).Images, (*client.Client).AvailableImages, imageTable),
 		newShow(a, "image", "debian-bookworm", ".source", allImages, (*client.Client).Image, imageRows),
-		newImagePull(a), newImageImport(a),
+		newImagePull(a), newImageImport(a), newImageRegister(a), newImageBuild(a),
 		newExport(a, "image", "debian-bookworm", presentImages, (*client.Client).ExportImage),
 		newDelete(a, "image", "debian-bookworm", presentImages, (*client.Client).DeleteImage), newImagePrune(a))
 }

@@ -38,6 +38,9 @@ type guestCommand struct {
 	tty  bool
 	// noInput gives it an empty stdin.
 	noInput bool
+	// stdin and stdout are used in place of banger's own, if set.
+	stdin  io.Reader
+	stdout io.Writer
 }
 
 // wantsTTY reports whether a command gets a terminal of its own: if both ends
@@ -83,6 +86,12 @@ func (a *app) runInGuest(ctx context.Context, c *client.Client, ref string, gues
 	defer cancel(nil)
 	request := wire.ExecRequest{Args: command.args, Env: command.env, Dir: command.dir, TTY: command.tty}
 	streams := agent.Streams{Stdin: a.env.In, Stdout: a.env.Out, Stderr: a.env.Err}
+	if command.stdin != nil {
+		streams.Stdin = command.stdin
+	}
+	if command.stdout != nil {
+		streams.Stdout = command.stdout
+	}
 	if command.noInput {
 		streams.Stdin = nil
 	}

@@ -59,14 +59,14 @@ func tarOf(tb testing.TB, headers ...tar.Header) []byte {
 func dir(name string) tar.Header {
 	return tar.Header{Name: name + "/", Typeflag: tar.TypeDir, Mode: 0o755}
 }
-func regular(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeReg} }
+func regularFile(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeReg} }
 func symlink(name, to string) tar.Header {
 	return tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: to}
 }
 
 func TestUnpackTree(t *testing.T) {
 	t.Parallel()
-	stream := tarOf(t, dir("src"), regular("src/a"), symlink("src/l", "/nowhere"), dir("src/d"), regular("src/d/b"),
+	stream := tarOf(t, dir("src"), regularFile("src/a"), symlink("src/l", "/nowhere"), dir("src/d"), regularFile("src/d/b"),
 		tar.Header{Name: "src/h", Typeflag: tar.TypeLink, Linkname: "src/a"}, tar.Header{Name: "src/s", Typeflag: tar.TypeReg, Mode: 0o6755})
 	for _, test := range []struct {
 		name, target, want string
@@ -111,16 +111,16 @@ func TestUnpackFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := unpack(t, tarOf(t, regular("f")), "f", link, false); err != nil {
+	if err := unpack(t, tarOf(t, regularFile("f")), "f", link, false); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := os.ReadFile(kept); string(got) != "content of f" {
 		t.Errorf("a link that the user names is not followed: %q, %v", got, err)
 	}
-	if err := unpack(t, tarOf(t, regular("f")), "f", os.DevNull, false); err == nil {
+	if err := unpack(t, tarOf(t, regularFile("f")), "f", os.DevNull, false); err == nil {
 		t.Error("a device is replaced")
 	}
-	if err := unpack(t, tarOf(t, regular("f")), "f", filepath.Join(work, "none")+"/", false); err == nil {
+	if err := unpack(t, tarOf(t, regularFile("f")), "f", filepath.Join(work, "none")+"/", false); err == nil {
 		t.Error("a directory that does not exist is accepted")
 	}
 }
@@ -129,12 +129,12 @@ func TestUnpackFile(t *testing.T) {
 func hostile(tb testing.TB) map[string][]byte {
 	tb.Helper()
 	return map[string][]byte{
-		"parent":              tarOf(tb, dir("src"), regular("src/../../planted")),
-		"absolute":            tarOf(tb, dir("src"), regular("/planted")),
-		"beside":              tarOf(tb, dir("src"), regular("planted")),
-		"beside a file":       tarOf(tb, regular("src"), regular("planted")),
-		"through a link":      tarOf(tb, dir("src"), symlink("src/l", ".."), regular("src/l/planted")),
-		"through an absolute": tarOf(tb, dir("src"), symlink("src/l", "/"), regular("src/l/planted")),
+		"parent":              tarOf(tb, dir("src"), regularFile("src/../../planted")),
+		"absolute":            tarOf(tb, dir("src"), regularFile("/planted")),
+		"beside":              tarOf(tb, dir("src"), regularFile("planted")),
+		"beside a file":       tarOf(tb, regularFile("src"), regularFile("planted")),
+		"through a link":      tarOf(tb, dir("src"), symlink("src/l", ".."), regularFile("src/l/planted")),
+		"through an absolute": tarOf(tb, dir("src"), symlink("src/l", "/"), regularFile("src/l/planted")),
 		"hard link":           tarOf(tb, dir("src"), tar.Header{Name: "src/l", Typeflag: tar.TypeLink, Linkname: "../secret"}),
 		"hard link to a link": tarOf(tb, dir("src"), symlink("src/s", "../.."), tar.Header{Name: "src/l", Typeflag: tar.TypeLink, Linkname: "src/s/secret"}),
 		"mode of a link":      tarOf(tb, dir("src"), symlink("src/l", "../.."), dir("src/l")),
@@ -210,7 +210,7 @@ func TestUnpackIntoAnEarlierLink(t *testing.T) {
 	if err := unpack(t, tarOf(t, dir("src"), symlink("src/next", outside)), "src", target, false); err != nil {
 		t.Fatal(err)
 	}
-	if err := unpack(t, tarOf(t, dir("next"), regular("next/file")), "next", target, false); err == nil {
+	if err := unpack(t, tarOf(t, dir("next"), regularFile("next/file")), "next", target, false); err == nil {
 		t.Error("a directory was copied through the link")
 	}
 	if left, err := os.ReadDir(outside); err != nil || len(left) != 0 {

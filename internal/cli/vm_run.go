@@ -158,7 +158,7 @@ func runVMRun(ctx context.Context, a *app, o vmRunOptions) error {
 		return err
 	}
 	if o.request.Ephemeral {
-		return a.runEphemeral(ctx, c, vm, p, o)
+		return a.ephemeral(ctx, c, vm, func() error { return a.runIn(ctx, c, vm, p, o) })
 	}
 	err = a.runIn(ctx, c, vm, p, o)
 	if o.detach && err == nil {
@@ -222,13 +222,13 @@ func (a *app) runIn(ctx context.Context, c *client.Client, vm api.VM, p *prepare
 	return a.runInGuest(ctx, c, vm.ID, guest, command)
 }
 
-// runEphemeral deletes the VM at the end. bangerd does so too, if this process
-// does not live to do it, as soon as it is not held.
-func (a *app) runEphemeral(ctx context.Context, c *client.Client, vm api.VM, p *prepared, o vmRunOptions) error {
+// ephemeral deletes the VM once it was used. bangerd does so too, if this
+// process does not live to do it, as soon as it is not held.
+func (a *app) ephemeral(ctx context.Context, c *client.Client, vm api.VM, use func() error) error {
 	release, err := c.Hold(ctx, vm.ID)
 	if err == nil {
 		defer release()
-		err = a.runIn(ctx, c, vm, p, o)
+		err = use()
 	}
 	deleteCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
 	defer cancel()

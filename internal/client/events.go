@@ -44,6 +44,11 @@ func (c *Client) ImportImage(ctx context.Context, request api.Import, report pro
 	return follow[api.Image](ctx, c, "/v1/images/import", request, report)
 }
 
+// RegisterImage makes an image of a root file system on this host.
+func (c *Client) RegisterImage(ctx context.Context, request api.Register, report progress.Func) (api.Image, error) {
+	return follow[api.Image](ctx, c, "/v1/images/register", request, report)
+}
+
 // PullImage gets an image of the catalog, of a bundle or of a registry.
 func (c *Client) PullImage(ctx context.Context, pull api.Pull, report progress.Func) (api.Image, error) {
 	return follow[api.Image](ctx, c, "/v1/images/pull", pull, report)

@@ -152,6 +152,11 @@ func (s imageShelf) Commit(ctx context.Context, ref string, request api.Commit, 
 	return s.shown(made, err)
 }
 
+// Register makes an image of a root file system on this host.
+func (s imageShelf) Register(ctx context.Context, request api.Register, report progress.Func) (api.Image, error) {
+	return s.shown(s.images.Register(ctx, request, report))
+}
+
 func newKernelShelf(store *kernel.Store, vms *vm.Manager) shelf[kernel.Kernel, api.Kernel] {
 	return shelf[kernel.Kernel, api.Kernel]{
 		kind: "kernel", vms: vms, store: store,

@@ -100,6 +100,13 @@ func catalogRoutes[T any](s *Server, mux *http.ServeMux, noun string, catalog Ca
 }
 
 func (s *Server) imageRoutes(mux *http.ServeMux) {
+	mux.Handle("POST /v1/images/register", s.events(func(ctx context.Context, _ *http.Request, body []byte, report progress.Func) (any, error) {
+		var request api.Register
+		if err := decode(body, &request); err != nil {
+			return nil, err
+		}
+		return s.Register(ctx, request, report)
+	}))
 	mux.Handle("POST /v1/images/prune", s.answer(func(r *http.Request) (any, error) {
 		var request api.Prune
 		if err := decodeBody(r, &request); err != nil {

@@ -314,9 +314,9 @@ func (d *daemon) serve(ctx context.Context, listener net.Listener, about api.Dae
 	defer stop()
 	images := newImageShelf(d.images, d.vms)
 	handlers := &Server{
-		VMs:         d.vms,
-		Images:      images,
-		Commit:      images.Commit,
+		VMs:    d.vms,
+		Images: images,
+		Commit: images.Commit, Register: images.Register,
 		PruneImages: d.images.Prune,
 		Kernels:     newKernelShelf(d.kernels, d.vms),
 		About:       about, Stop: stop, Log: d.log,

@@ -42,8 +42,9 @@ type Server struct {
 	VMs     *vm.Manager
 	Images  Catalog[api.Image]
 	Kernels Catalog[api.Kernel]
-	// Commit and PruneImages are what only images have.
+	// Commit, Register and PruneImages are what only images have.
 	Commit      func(ctx context.Context, vm string, request api.Commit, report progress.Func) (api.Image, error)
+	Register    func(ctx context.Context, request api.Register, report progress.Func) (api.Image, error)
 	PruneImages func(ctx context.Context, dryRun bool) (api.Pruned, error)
 	// About is what GET /v1/daemon answers but for the number of VMs.
 	About api.Daemon

@@ -133,23 +133,29 @@ func FindTool(name string) (string, error) {
 }
 
 func run(ctx context.Context, name string, args ...string) error {
+	_, err := output(ctx, name, args...)
+	return err
+}
+
+// output runs a program and returns what it says, on whichever stream.
+func output(ctx context.Context, name string, args ...string) (string, error) {
 	path, err := FindTool(name)
 	if err != nil {
-		return err
+		return "", err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "MKE2FS_CONFIG=/dev/null")
 	// A terminal's Ctrl-C or the end of bangerd must not end it half way.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	var output bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return "", ctx.Err()
 		}
-		return &toolError{name: name, output: lastLine(output.String()), err: err}
+		return "", &toolError{name: name, output: lastLine(said.String()), err: err}
 	}
-	return nil
+	return said.String(), nil
 }
 
 // toolError is a failure of a program, with the last line it printed.

@@ -48,6 +48,10 @@ func (s *Store) commit(ctx context.Context, request api.Commit, vm api.VM, strea
 		}
 		maps.Copy(m.Source, map[string]string{"from": "VM", "vm": vm.Name, "base": vm.ImageDigest, "base_name": vm.Image})
 		delete(m.Source, "layers")
+		if vm.Ephemeral { // its name means nothing any more
+			m.Description = "made of a VM"
+			delete(m.Source, "vm")
+		}
 	}
 	if request.Container != "" {
 		read, describe = oci.Archive, func(m *Manifest) {

@@ -231,9 +231,14 @@ func (t *tree) walk(visit func(*dentry)) {
 	descend(t.root)
 }
 
+// Inits are the paths of an init in the order in which the guest looks for it.
+func Inits() []string {
+	return []string{"/sbin/init", "/etc/init", "/bin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd"}
+}
+
 // init returns the path of an init as the guest looks for it.
 func (t *tree) init() string {
-	for _, name := range [...]string{"/sbin/init", "/etc/init", "/bin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd"} {
+	for _, name := range Inits() {
 		if ino := t.follow(name); ino != nil && ino.typ == tar.TypeReg && ino.mode&0o111 != 0 {
 			return name
 		}

@@ -1,0 +1,158 @@
+package image
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"banger/internal/api"
+	"banger/internal/disk"
+	"banger/internal/image/oci"
+	"banger/internal/objects"
+	"banger/internal/progress"
+	"banger/internal/regular"
+)
+
+// Register makes an image of a root file system that is on this host: a file
+// with an ext4, or a directory. That is only read, and not needed afterwards.
+func (s *Store) Register(ctx context.Context, request api.Register, report progress.Func) (Image, error) {
+	image, err := s.register(ctx, request, report)
+	if err != nil {
+		return Image{}, importError("register", request.RootFS, err)
+	}
+	return image, nil
+}
+
+func (s *Store) register(ctx context.Context, request api.Register, report progress.Func) (Image, error) {
+	if !filepath.IsAbs(request.RootFS) {
+		return Image{}, usage(errors.New("the path is not absolute"))
+	}
+	if request.Kernel != "" {
+		if err := objects.CheckName(request.Kernel); err != nil {
+			return Image{}, usage(fmt.Errorf("cannot use the kernel: %w", err))
+		}
+	}
+	if err := s.checkFree(request.Name); err != nil {
+		return Image{}, err
+	}
+	info, err := os.Stat(request.RootFS)
+	if err != nil {
+		return Image{}, err
+	}
+	describe := func(m *Manifest) {
+		m.Description, m.Kernel = "registered root file system", cmp.Or(request.Kernel, defaultKernel)
+		maps.Copy(m.Source, map[string]string{"from": "directory", "path": request.RootFS})
+		delete(m.Source, "layers")
+	}
+	if info.IsDir() {
+		return s.registerDirectory(ctx, request, describe, report)
+	}
+	image, _, err := s.fill(ctx, request.Name, func(ctx context.Context, dir string) (Manifest, error) {
+		m := Manifest{Source: map[string]string{"imported": time.Now().UTC().Format(time.DateOnly)}, Container: &api.ContainerConfig{}}
+		describe(&m)
+		m.Source["from"] = "ext4"
+		m.Init, err = copyDisk(ctx, request.RootFS, filepath.Join(dir, rootDisk), report)
+		return m, err
+	})
+	return image, err
+}
+
+// diskUnit is what the size of a disk is a multiple of, in bytes.
+const diskUnit = 4096
+
+// copyDisk copies an ext4, and returns the init that is in it. What is checked
+// is the copy, which nobody changes.
+func copyDisk(ctx context.Context, from, to string, report progress.Func) (init string, err error) {
+	file, info, err := regular.Open(from)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	if info.Size() > oci.MaxSize {
+		return "", fmt.Errorf("%w: it has more than %d GiB", oci.ErrTooLarge, oci.MaxSize>>30)
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		if err := enoughSpace(filepath.Dir(to), stat.Blocks*512); err != nil {
+			return "", err
+		}
+	}
+	report.Step("copying " + filepath.Base(from))
+	if err := disk.Clone(ctx, file, info.Size(), to); err != nil {
+		return "", err
+	}
+	if err := os.Truncate(to, (info.Size()+diskUnit-1)/diskUnit*diskUnit); err != nil {
+		return "", err
+	}
+	report.Step("checking the file system")
+	if err := disk.Check(ctx, to); err != nil {
+		if ctx.Err() == nil {
+			err = &api.Error{Kind: api.KindState, Message: err.Error(), Hint: "it must be a clean ext4 file system that nobody uses"}
+		}
+		return "", err
+	}
+	return disk.FirstIn(ctx, to, oci.Inits()...)
+}
+
+// registerDirectory makes an image of a directory as tar sees it: with owners,
+// modes, links and extended attributes.
+func (s *Store) registerDirectory(ctx context.Context, request api.Register, describe func(*Manifest), report progress.Func) (Image, error) {
+	for _, own := range []string{s.dir, s.options.CacheDir} {
+		if within, err := filepath.Rel(request.RootFS, own); err != nil || filepath.IsLocal(within) {
+			return Image{}, usage(fmt.Errorf("what banger itself writes, in %q, is in that directory", own))
+		}
+	}
+	report.Step("reading " + request.RootFS)
+	stream, out := io.Pipe()
+	packed := make(chan error, 1)
+	go func() {
+		err := packDirectory(ctx, request.RootFS, out)
+		out.CloseWithError(err)
+		packed <- err
+	}()
+	file, err := s.spool(ctx, stream, report)
+	err = errors.Join(err, stream.Close())
+	if packErr := <-packed; err == nil || packErr != nil && errors.Is(err, packErr) {
+		err = packErr
+	}
+	if err != nil {
+		if file != nil {
+			err = errors.Join(err, file.Close())
+		}
+		return Image{}, err
+	}
+	container, err := oci.RootFS(file)
+	if err != nil {
+		return Image{}, errors.Join(err, file.Close())
+	}
+	return s.add(ctx, request.Name, container, describe, report)
+}
+
+// packDirectory writes what is in a directory to a tar stream. Of other file
+// systems that are mounted in it there are only the directories.
+func packDirectory(ctx context.Context, dir string, w io.Writer) error {
+	cmd := exec.CommandContext(ctx, "tar", "--create", "--format=posix", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--one-file-system", "--directory", dir, ".")
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "TAR_OPTIONS=")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = w, &said
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err == nil {
+		return nil
+	}
+	// What comes first is the cause.
+	first, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
+	return fmt.Errorf("cannot read the directory: %w: %s", err, first)
+}
