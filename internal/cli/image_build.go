@@ -211,15 +211,15 @@ func (b *build) run(ctx context.Context) (err error) {
 		if err := b.app.waitReady(ctx, b.guest, b.vm.Name); err != nil {
 			return err
 		}
-		make, commit := b.fromDockerfile, api.Commit{
+		prepare, commit := b.fromDockerfile, api.Commit{
 			Container: builtImage, Description: "built of a Dockerfile", Source: map[string]string{"from": "Dockerfile", "dockerfile": b.digest},
 		}
 		if b.recipe != nil {
-			make, commit = b.fromRecipe, api.Commit{
+			prepare, commit = b.fromRecipe, api.Commit{
 				Description: b.recipe.Description, Source: map[string]string{"from": "recipe", "recipe": b.recipe.Digest},
 			}
 		}
-		if err := make(ctx); err != nil {
+		if err := prepare(ctx); err != nil {
 			return err
 		}
 		commit.Name = b.options.name
@@ -318,7 +318,7 @@ func (b *build) fromDockerfile(ctx context.Context) error {
 	}
 	report, end := b.app.progress()
 	copier := copier{guest: b.guest, report: report}
-	err := copier.upload(ctx, filepath.Join(b.options.path)+"/.", guestBuild+"/context")
+	err := copier.upload(ctx, filepath.Clean(b.options.path)+"/.", guestBuild+"/context")
 	dockerfile := path.Join(guestBuild, "context", b.inContext)
 	if err == nil && b.inContext == "" {
 		dockerfile, err = b.uploadDockerfile(ctx, copier)

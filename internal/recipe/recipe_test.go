@@ -83,7 +83,7 @@ func TestReadRefuses(t *testing.T) {
 		name, old, with, key, want string
 		line                       int
 	}{
-		{"unknown key", "description", "descriptoin", "descriptoin", "unknown key", 2},
+		{"unknown key", "description", "summary", "summary", "unknown key", 2},
 		{"wrong type", `"debian-bookworm"`, "12", "base", "", 1},
 		{"no TOML", `base = "debian-bookworm"`, "base", "", "", 1},
 		{"no base", `base = "debian-bookworm"`, "", "base", "is missing", 0},
