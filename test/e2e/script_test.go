@@ -139,14 +139,17 @@ var fetched = sync.OnceValues(func() (string, error) {
 	return dir, base.Fetch(ctx, dir, prefix, os.Stderr)
 })
 
-// condition adds [root] and [exists:PATH] to the conditions of the scripts.
+// condition adds [root], [long] and [exists:PATH] to the conditions of the scripts.
 func condition(name string) (bool, error) {
 	if path, ok := strings.CutPrefix(name, "exists:"); ok {
 		_, err := os.Stat(path)
 		return err == nil, nil
 	}
-	if name == "root" {
+	switch name {
+	case "root":
 		return os.Geteuid() == 0, nil
+	case "long":
+		return os.Getenv("BANGER_E2E_LONG") != "", nil
 	}
 	return false, fmt.Errorf("unknown condition %q", name)
 }
