@@ -36,7 +36,7 @@ func Clone(ctx context.Context, from *os.File, size int64, path string) (err err
 		return wrap("write the file", path, err)
 	}
 	for offset := int64(0); offset < size; {
-		data, hole, err := extent(from, offset, size)
+		data, hole, err := nextData(from, offset, size)
 		if err != nil {
 			return fmt.Errorf("cannot copy to %q: %w", path, err)
 		}
@@ -55,9 +55,9 @@ func Clone(ctx context.Context, from *os.File, size int64, path string) (err err
 	return nil
 }
 
-// extent returns where the next data from offset on begins and ends: both are
+// nextData returns where the next data from offset on begins and ends: both are
 // size if there is none.
-func extent(file *os.File, offset, size int64) (data, hole int64, err error) {
+func nextData(file *os.File, offset, size int64) (data, hole int64, err error) {
 	data, err = unix.Seek(int(file.Fd()), offset, unix.SEEK_DATA)
 	if errors.Is(err, unix.ENXIO) {
 		return size, size, nil
