@@ -15,6 +15,7 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"banger/internal/api"
+	"banger/internal/objects"
 	"banger/internal/progress"
 )
 
@@ -187,6 +188,36 @@ func TestWithin(t *testing.T) {
 	bad := good
 	bad.modules = filepath.Join(dir, "out", "etc")
 	if err := bad.within(dir); err == nil || !strings.Contains(err.Error(), "leads out") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestImportName(t *testing.T) {
+	t.Parallel()
+	for location, want := range map[string]string{
+		"/a/linux-image-6.1.0-49-cloud-amd64_6.1.174-1_amd64.deb": "linux-image-6.1.0-49-cloud-amd64",
+		"/boot/vmlinuz-6.12.118+deb13-cloud-amd64":                "linux-6.12.118-deb13-cloud-amd64",
+		"/src/vmlinux-6.1":           "linux-6.1",
+		"/src/arch/x86/boot/bzImage": "bzImage",
+	} {
+		if got := importName(location); got != want {
+			t.Errorf("%q is called %q, want %q", location, got, want)
+		}
+	}
+}
+
+// A bundle that says itself that it lacks something is refused as well.
+func TestBundleThatLacks(t *testing.T) {
+	t.Parallel()
+	c := objects.Contents[Manifest]{
+		Manifest: Manifest{Version: "6.1"},
+		Parts:    []objects.Part{{Path: partVmlinux}, {Path: partModules}},
+	}
+	if err := checkParts(c); err != nil {
+		t.Errorf("of a banger that did not look: %v", err)
+	}
+	c.Manifest.Features = []api.Feature{{Name: "disks", Required: true, State: api.FeatureMissing, Options: []string{"CONFIG_EXT4_FS"}}}
+	if err := checkParts(c); err == nil || !strings.Contains(err.Error(), "disks (CONFIG_EXT4_FS)") {
 		t.Errorf("error %v", err)
 	}
 }
