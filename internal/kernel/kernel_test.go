@@ -272,14 +272,19 @@ func TestUnpackRefuses(t *testing.T) {
 		recipe func(*recipe)
 		want   string
 	}{
-		"no kernel":           {without("vmlinuz-" + testVersion), nil, "has no kernel"},
-		"two kernels":         {with("./kernel/boot/vmlinuz-6.12.2", "x"), nil, "several kernels"},
-		"no control":          {without("/control"), nil, "does not say which package"},
-		"no digest":           {without("/sha256"), nil, "does not say which package"},
-		"no modules.dep":      {without("modules.dep"), nil, "no modules.dep"},
-		"no module":           {without("/failover.ko"), nil, `does not have "kernel/failover.ko"`},
-		"module not known":    {nil, func(r *recipe) { r.BootModules = []string{"nope"} }, `no module "nope"`},
-		"another version":     {nil, func(r *recipe) { r.VersionPrefix = "6.13." }, `should begin with "6.13."`},
+		"no kernel":        {without("vmlinuz-" + testVersion), nil, "has no kernel"},
+		"two kernels":      {with("./kernel/boot/vmlinuz-6.12.2", "x"), nil, "several kernels"},
+		"no control":       {without("/control"), nil, "does not say which package"},
+		"no digest":        {without("/sha256"), nil, "does not say which package"},
+		"no modules.dep":   {without("modules.dep"), nil, "no modules.dep"},
+		"no module":        {without("/failover.ko"), nil, `does not have "kernel/failover.ko"`},
+		"module not known": {nil, func(r *recipe) { r.BootModules = []string{"nope"} }, `no module "nope"`},
+		"another version":  {nil, func(r *recipe) { r.VersionPrefix = "6.13." }, `should begin with "6.13."`},
+		"no devtmpfs":      {with("./kernel/boot/config-"+testVersion, "CONFIG_ACPI=y\n"), nil, "initramfs (CONFIG_BLK_DEV_INITRD, "},
+		"no overlay": {func(files []file) []file {
+			files = without("modules.builtin")(files)
+			return append(files, file{name: modules + "/modules.builtin", content: []byte(strings.Replace(testBuiltin, "overlay.ko", "other.ko", 1))})
+		}, nil, "disks (CONFIG_OVERLAY_FS)"},
 		"a name that escapes": {with("./kernel/../../etc/passwd", "x"), nil, "an entry with the name"},
 		"an absolute name":    {with("/etc/passwd", "x"), nil, "an entry with the name"},
 		"no boot image": {func(f []file) []file {
