@@ -31,8 +31,9 @@ type Limits struct {
 const (
 	// timeout bounds all that is asked of systemd.
 	timeout = 10 * time.Second
-	// pollInterval is between two looks.
-	pollInterval = 5 * time.Millisecond
+	// firstPoll is between two looks at first, lastPoll at last: systemd takes
+	// milliseconds, and seconds where a guest starts on its only CPU.
+	firstPoll, lastPoll = 5 * time.Millisecond, 50 * time.Millisecond
 )
 
 // Place puts a running process into a cgroup of its own with these limits, and
@@ -157,7 +158,7 @@ func askScope(ctx context.Context, conn *dbus.Conn, unit string, who process.Ide
 // await returns when the process is in the unit's cgroup and the kernel holds
 // it to the limits.
 func await(ctx context.Context, root, unit string, pid int, limits Limits) error {
-	for {
+	for pause := firstPoll; ; pause = min(2*pause, lastPoll) {
 		path, err := find(root, pid)
 		if err == nil && filepath.Base(path) == unit {
 			return check(filepath.Join(root, "sys/fs/cgroup", path), limits)
@@ -168,7 +169,7 @@ func await(ctx context.Context, root, unit string, pid int, limits Limits) error
 		select {
 		case <-ctx.Done():
 			return errors.Join(fmt.Errorf("process %d does not get into its cgroup: %w", pid, context.Cause(ctx)), err)
-		case <-time.After(pollInterval):
+		case <-time.After(pause):
 		}
 	}
 }

@@ -187,7 +187,7 @@ func (d *Driver) instruct(ctx context.Context, child *process.Process, socket st
 	client.Deprecated = func(method, path string) {
 		d.options.Log.WarnContext(ctx, "firecracker says that a call is deprecated", "method", method, "path", path)
 	}
-	if err := awaitAPI(ctx, client); err != nil {
+	if err := awaitAPI(ctx, client, socket); err != nil {
 		return "", err
 	}
 	call := func(do func(ctx context.Context) error) {
@@ -221,11 +221,15 @@ func (d *Driver) instruct(ctx context.Context, child *process.Process, socket st
 // pollInterval is between looks whether the API's socket is there.
 const pollInterval = 3 * time.Millisecond
 
-func awaitAPI(ctx context.Context, client *fcapi.Client) error {
+func awaitAPI(ctx context.Context, client *fcapi.Client, socket string) error {
 	for {
-		_, err := client.Instance(ctx)
-		if err == nil || fcapi.IsRefused(err) {
-			return err
+		// A look costs much less than a call, and Firecracker may have no
+		// other CPU to start on.
+		if _, err := os.Lstat(socket); err == nil {
+			_, err := client.Instance(ctx)
+			if err == nil || fcapi.IsRefused(err) {
+				return err
+			}
 		}
 		if cause := context.Cause(ctx); cause != nil {
 			return cause
