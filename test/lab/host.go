@@ -147,7 +147,7 @@ func (h *host) lost(ctx context.Context) string {
 	if err != nil {
 		return err.Error()
 	}
-	for _, sign := range []string{"Kernel panic", "BUG: unable to handle", "kernel BUG at", "Oops", "general protection fault"} {
+	for _, sign := range []string{"Kernel panic", "BUG: unable to handle", "kernel BUG at", "Oops", "general protection fault", "soft lockup"} {
 		if bytes.Contains(console, []byte(sign)) {
 			return "its console says " + sign
 		}
