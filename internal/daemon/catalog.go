@@ -120,7 +120,7 @@ func newImageShelf(store *image.Store, vms *vm.Manager) imageShelf {
 			if !oci.IsReference(request.Name) {
 				return store.Pull(ctx, request.Name, report)
 			}
-			// One image takes another's place if no VM needs that.
+			// VMs keep the image that they were made from when another takes its name.
 			return store.PullReference(ctx, request, vms.ReplaceImage, report)
 		},
 		builtIn: func() ([]api.Image, error) { return store.Available(), nil },

@@ -41,6 +41,8 @@ func TestScripts(t *testing.T) {
 			"capture":    capture,
 			"clean":      clean,
 			"https":      https,
+			"oddities":   oddities,
+			"same":       same,
 		},
 		Condition:          condition,
 		RequireUniqueNames: true,

@@ -35,5 +35,8 @@ func Write(path string, stream io.Reader) (err error) {
 	if _, err := io.Copy(io.Discard, in); err != nil {
 		return fmt.Errorf("cannot read the tar stream to its end: %w", err)
 	}
+	if err := repairTimes(file); err != nil {
+		return fmt.Errorf("cannot read the file system that was written: %w", err)
+	}
 	return nil
 }

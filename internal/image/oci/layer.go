@@ -181,7 +181,7 @@ func (t *tree) endLayer(layer int32) error {
 func (t *tree) inode(header *tar.Header, layer, entry int32) (*inode, error) {
 	ino := &inode{
 		typ: header.Typeflag, mode: uint16(header.Mode & 0o7777), layer: layer, entry: entry,
-		mtime: header.ModTime.Unix(), nsec: int32(header.ModTime.Nanosecond()),
+		mtime: max(header.ModTime.Unix(), math.MinInt32), nsec: int32(header.ModTime.Nanosecond()),
 	}
 	if header.Uid < 0 || header.Gid < 0 || header.Uid > math.MaxUint32-1 || header.Gid > math.MaxUint32-1 {
 		return nil, fmt.Errorf("it cannot belong to %d:%d", header.Uid, header.Gid)
