@@ -127,6 +127,7 @@ func bench(ctx context.Context, runs int, path string) (err error) {
 		measureCLI,
 		func(ctx context.Context, in *instance, r *report) error { return measureCold(ctx, in, r, runs) },
 		measureWarm,
+		measureImport,
 		measureMany,
 	} {
 		if err := step(ctx, in, found); err != nil {

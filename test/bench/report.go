@@ -89,6 +89,9 @@ initramfs the files that ssh needs. It lasts from the start of QEMU to the exit 
 two take turns. Each cold run divided by the bare boot just before it: %s. The bare boot's command:
 
     %s
+
+The container image has the files of ` + "`debian-bookworm`" + ` in an OCI layout of three gzip layers. umoci unpacks them into a directory that mke2fs
+makes a file system of; what banger makes is verified, stored and synced as well. The two take turns, too.
 `
 
 func (r *report) markdown() string {

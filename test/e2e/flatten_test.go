@@ -16,13 +16,13 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"banger/test/base"
 )
 
 // Formats of a mode.
@@ -249,8 +249,8 @@ func oddities(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func writeLayout(dir string, layers [][]*tar.Header) error {
-	image := empty.Image
-	for i, headers := range layers {
+	var archives []v1.Layer
+	for _, headers := range layers {
 		var b bytes.Buffer
 		w := tar.NewWriter(&b)
 		for _, h := range headers {
@@ -270,22 +270,7 @@ func writeLayout(dir string, layers [][]*tar.Header) error {
 		if err := w.Close(); err != nil {
 			return err
 		}
-		var err error
-		if image, err = mutate.AppendLayers(image, static.NewLayer(b.Bytes(), types.OCIUncompressedLayer)); err != nil {
-			return fmt.Errorf("layer %d: %w", i, err)
-		}
+		archives = append(archives, static.NewLayer(b.Bytes(), types.OCIUncompressedLayer))
 	}
-	config, err := image.ConfigFile()
-	if err != nil {
-		return err
-	}
-	config.OS, config.Architecture = "linux", "amd64"
-	if image, err = mutate.ConfigFile(image, config); err != nil {
-		return err
-	}
-	path, err := layout.Write(dir, empty.Index)
-	if err != nil {
-		return err
-	}
-	return path.AppendImage(mutate.ConfigMediaType(mutate.MediaType(image, types.OCIManifestSchema1), types.OCIConfigJSON), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "odd"}))
+	return base.WriteLayout(dir, "odd", archives)
 }

@@ -41,7 +41,7 @@ func repairTimes(file *os.File) error {
 		if _, err := file.ReadAt(table, at); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
-		for i := int64(0); i < perGroup; i++ {
+		for i := range perGroup {
 			inode := table[i*inodeSize : (i+1)*inodeSize]
 			if !repairInode(inode) {
 				continue

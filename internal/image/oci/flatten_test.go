@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -231,6 +233,80 @@ func FuzzFlatten(f *testing.F) {
 		}
 		if n != tree.Entries {
 			t.Errorf("%d entries were written of %d", n, tree.Entries)
+		}
+	})
+}
+
+// TestFlattenLimits has what is small to send and large to unpack.
+func TestFlattenLimits(t *testing.T) {
+	t.Parallel()
+	const gib = 1 << 30
+	// stream gives a layer without having it in memory.
+	stream := func(write func(w *tar.Writer) error) Layer {
+		return Layer{Open: func() (io.ReadCloser, error) {
+			r, w := io.Pipe()
+			go func() {
+				archive := tar.NewWriter(w)
+				err := write(archive)
+				if err == nil {
+					err = archive.Close()
+				}
+				w.CloseWithError(err)
+			}()
+			return r, nil
+		}}
+	}
+	tests := map[string]Layer{
+		"files without an end": stream(func(w *tar.Writer) error {
+			for i := range 4 * maxNodes {
+				if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("%d/%d", i/1000, i)}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}),
+		"a file of more than an image": stream(func(w *tar.Writer) error {
+			return w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "large", Size: MaxSize + gib})
+		}),
+	}
+	for name, layer := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if _, err := Flatten(t.Context(), []Layer{layer}); !errors.Is(err, ErrTooLarge) {
+				t.Errorf("got error %v, want one of what is too large", err)
+			}
+		})
+	}
+	// A window of 512 MiB, which a decoder would have to keep.
+	window := layerOf([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 19 << 3, 1, 0, 0})
+	if _, err := Flatten(t.Context(), []Layer{window}); err == nil || !strings.Contains(err.Error(), "window") {
+		t.Errorf("a large window: got error %v", err)
+	}
+}
+
+func FuzzImport(f *testing.F) {
+	layer := pack(f, "f a one")
+	for _, parts := range [][]string{
+		{"f manifest.json " + `[{"Config": "c", "Layers": ["l"]}]`, "f c {}", "f l " + string(layer)},
+		{"f oci-layout {}", "f index.json " + `{"manifests": [{"digest": "` + layerOf(layer).Digest + `"}]}`},
+		{"l manifest.json x", "h x manifest.json"},
+	} {
+		f.Add(pack(f, parts...))
+	}
+	f.Add(layer)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		path := filepath.Join(t.TempDir(), "image")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		image, err := Import(t.Context(), path, t.TempDir())
+		if err != nil {
+			return
+		}
+		// What its layers have is for FuzzFlatten.
+		_, _ = Flatten(t.Context(), image.Layers)
+		if err := image.Close(); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -12,7 +12,7 @@ const (
 	// have when they are unpacked.
 	MaxSize = 60 << 30
 	// maxNodes bounds the files and directories that an image's layers make.
-	maxNodes = 2_000_000
+	maxNodes = 500_000
 	// maxText bounds the bytes of all names, link targets and extended
 	// attributes of an image.
 	maxText = 256 << 20
