@@ -197,6 +197,15 @@ func nameOfFile(path string) string {
 func (s *Store) flatten(ctx context.Context, container *oci.Image, dir string, report progress.Func) (m Manifest, err error) {
 	defer func() { err = errors.Join(err, container.Close()) }()
 	report.Step("reading the layers")
+	free, err := freeSpace(dir)
+	if err != nil {
+		return m, err
+	}
+	const most, share = 4 << 30, 8 // of the space that is free
+	err = container.Unpack(ctx, min(most, free/share), func() (*os.File, error) { return unnamed(dir) })
+	if err != nil {
+		return m, s.dropDamaged(container, err)
+	}
 	tree, err := oci.Flatten(ctx, container.Layers)
 	if err != nil {
 		return m, s.dropDamaged(container, err)
@@ -256,12 +265,20 @@ func (s *Store) Prune(ctx context.Context, dryRun bool) (api.Pruned, error) {
 	return api.Pruned{Layers: count, Bytes: freed}, err
 }
 
-func enoughSpace(dir string, need int64) error {
+func freeSpace(dir string) (int64, error) {
 	var stat unix.Statfs_t
 	if err := unix.Statfs(dir, &stat); err != nil {
-		return fmt.Errorf("cannot measure the free space of %q: %w", dir, err)
+		return 0, fmt.Errorf("cannot measure the free space of %q: %w", dir, err)
 	}
-	if free := int64(stat.Bavail) * stat.Bsize; free < need {
+	return int64(stat.Bavail) * stat.Bsize, nil
+}
+
+func enoughSpace(dir string, need int64) error {
+	free, err := freeSpace(dir)
+	if err != nil {
+		return err
+	}
+	if free < need {
 		return &api.Error{Kind: api.KindNoSpace, Message: fmt.Sprintf("%s has %s free and %s are needed", dir, mebibytes(free), mebibytes(need)), Hint: "free some space; 'banger image prune' says what it would free"}
 	}
 	return nil

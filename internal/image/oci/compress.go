@@ -14,35 +14,35 @@ import (
 
 // decompress tells by its first bytes how a stream is compressed, if it is.
 // Closing what it returns does not close r.
-func decompress(r io.Reader) (io.ReadCloser, error) {
+func decompress(r io.Reader) (plain io.ReadCloser, compressed bool, err error) {
 	in := bufio.NewReaderSize(r, 256<<10)
 	head, err := in.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
+		return nil, false, err
 	}
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
 		zr, err := gzip.NewReader(in)
 		if err != nil {
-			return nil, fmt.Errorf("cannot read gzip: %w", err)
+			return nil, true, fmt.Errorf("cannot read gzip: %w", err)
 		}
-		return zr, nil
+		return zr, true, nil
 	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), isSkippableFrame(head):
 		zr, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
-			return nil, fmt.Errorf("cannot read zstd: %w", err)
+			return nil, true, fmt.Errorf("cannot read zstd: %w", err)
 		}
-		return zr.IOReadCloser(), nil
+		return zr.IOReadCloser(), true, nil
 	case bytes.HasPrefix(head, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
 		xr, err := xz.ReaderConfig{DictCap: 1 << 20, SingleStream: false}.NewReader(in)
 		if err != nil {
-			return nil, fmt.Errorf("cannot read xz: %w", err)
+			return nil, true, fmt.Errorf("cannot read xz: %w", err)
 		}
-		return io.NopCloser(xr), nil
+		return io.NopCloser(xr), true, nil
 	case bytes.HasPrefix(head, []byte("BZh")):
-		return nil, errors.New("it is compressed with bzip2: pack it anew with gzip, zstd or xz")
+		return nil, true, errors.New("it is compressed with bzip2: pack it anew with gzip, zstd or xz")
 	}
-	return io.NopCloser(in), nil
+	return io.NopCloser(in), false, nil
 }
 
 // isSkippableFrame tells what some tools begin a zstd stream with.

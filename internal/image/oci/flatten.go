@@ -25,6 +25,8 @@ type Layer struct {
 	Open           func() (io.ReadCloser, error)
 	// Plain layers are whole file systems: nothing in them means a removal.
 	Plain bool
+	// unpacked layers are their archives: Open's bytes are not compressed.
+	unpacked bool
 }
 
 // Tree is an image's file system, flattened. Names and attributes are in
@@ -86,38 +88,72 @@ func Flatten(ctx context.Context, layers []Layer) (*Tree, error) {
 // readLayer calls visit for each entry of a layer. What it unpacks is added to
 // unpacked.
 func readLayer(ctx context.Context, layer Layer, unpacked *int64, visit func(header *tar.Header, entry int32, content io.Reader) error) (err error) {
-	file, err := layer.Open()
+	in, err := layer.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	var raw io.Reader = &ctxReader{ctx, file}
-	packed := newVerifier("it", layer.Digest)
-	if packed != nil {
-		raw = io.TeeReader(raw, packed.hash)
-	}
-	plain, err := decompress(raw)
-	if err != nil {
-		return err
-	}
-	defer plain.Close()
-	var archive io.Reader = &limitedReader{plain, unpacked}
-	inner := newVerifier("its archive", layer.DiffID)
-	if inner != nil {
-		archive = io.TeeReader(archive, inner.hash)
-	}
+	defer func() { err = errors.Join(err, in.close()) }()
+	archive := &limitedReader{in, unpacked}
 	if err := readArchive(archive, visit); err != nil {
 		return err
 	}
-	for _, r := range []io.Reader{archive, raw} { // to their ends
-		if _, err := io.Copy(io.Discard, r); err != nil {
-			return fmt.Errorf("cannot read it to its end: %w", err)
-		}
+	if _, err := io.Copy(io.Discard, archive); err != nil {
+		return fmt.Errorf("cannot read it to its end: %w", err)
 	}
-	if err := packed.check(); err != nil {
+	return in.verify()
+}
+
+// reading is a layer that is being read: its archive.
+type reading struct {
+	io.Reader
+	compressed bool
+
+	raw           io.Reader // what Open gives
+	packed, inner *verifier
+	closers       []io.Closer
+}
+
+func (l Layer) open(ctx context.Context) (_ *reading, err error) {
+	file, err := l.Open()
+	if err != nil {
+		return nil, err
+	}
+	r := &reading{raw: &ctxReader{ctx, file}, packed: newVerifier("it", l.Digest), inner: newVerifier("its archive", l.DiffID), closers: []io.Closer{file}}
+	if r.packed != nil {
+		r.raw = io.TeeReader(r.raw, r.packed.hash)
+	}
+	r.Reader = r.raw
+	if !l.unpacked {
+		plain, compressed, err := decompress(r.raw)
+		if err != nil {
+			return nil, errors.Join(err, r.close())
+		}
+		r.Reader, r.compressed = plain, compressed
+		r.closers = append(r.closers, plain)
+	}
+	if r.inner != nil {
+		r.Reader = io.TeeReader(r.Reader, r.inner.hash)
+	}
+	return r, nil
+}
+
+// verify is called when all of the archive has been read.
+func (r *reading) verify() error {
+	if _, err := io.Copy(io.Discard, r.raw); err != nil {
+		return fmt.Errorf("cannot read it to its end: %w", err)
+	}
+	if err := r.packed.check(); err != nil {
 		return err
 	}
-	return inner.check()
+	return r.inner.check()
+}
+
+func (r *reading) close() error {
+	var errs []error
+	for _, c := range slices.Backward(r.closers) {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
 }
 
 func readArchive(archive io.Reader, visit func(header *tar.Header, entry int32, content io.Reader) error) error {

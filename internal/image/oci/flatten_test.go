@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -203,6 +204,50 @@ func TestFlattenRefuses(t *testing.T) {
 	}
 	if _, err := flat(t, layerOf([]byte(strings.Repeat("no archive ", 100)))); err == nil {
 		t.Error("what is no archive was taken for one")
+	}
+}
+
+func TestUnpack(t *testing.T) {
+	t.Parallel()
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	if _, err := w.Write(pack(t, "f a one", "f b "+strings.Repeat("two", 1000))); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	layers := []Layer{layerOf(packed.Bytes()), layerOf(pack(t, "f .wh.a ")), layerOf(packed.Bytes())}
+	layers[2].Digest = sha256Prefix + strings.Repeat("0", 64)
+	dir := t.TempDir()
+	create := func() (*os.File, error) { return os.CreateTemp(dir, "") }
+	want, err := flat(t, layers[:2]...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for room, unpacked := range map[int64]bool{1 << 20: true, 2000: false, 0: false} {
+		image := &Image{Layers: slices.Clone(layers[:2])}
+		if err := image.Unpack(t.Context(), room, create); err != nil {
+			t.Fatal(err)
+		}
+		if image.Layers[0].unpacked != unpacked || image.Layers[1].unpacked {
+			t.Errorf("with room for %d bytes: unpacked are %v and %v", room, image.Layers[0].unpacked, image.Layers[1].unpacked)
+		}
+		got, err := flat(t, image.Layers...)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("with room for %d bytes: %v\n%s", room, err, diff)
+		}
+		if err := image.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	image := &Image{Layers: slices.Clone(layers)}
+	err = image.Unpack(t.Context(), 1<<20, create)
+	if _, ok := errors.AsType[*DigestError](err); !ok || !strings.Contains(err.Error(), "layer 3 of 3") {
+		t.Errorf("a wrong digest: got error %v", err)
+	}
+	if err := image.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -21,7 +21,8 @@ import (
 	"banger/internal/progress"
 )
 
-// atOnce is how many layers of an image are downloaded side by side.
+// atOnce is how many layers of an image are downloaded, or unpacked, side by
+// side.
 const atOnce = 3
 
 // Errors that a registry answers with, in the error chain.
