@@ -103,6 +103,12 @@ func (s *scratch) touched(ctx context.Context, patch []byte) ([]string, error) {
 	if bytes.Contains(summary, []byte(" mode 160000 ")) || bytes.Contains(summary, []byte("=> 160000")) {
 		return nil, bad("it has a repository inside the repository; remove that in the guest, or its .git")
 	}
+	for line := range bytes.Lines(summary) {
+		// Where such a file comes from is not in the list of files.
+		if bytes.HasPrefix(line, []byte(" rename ")) || bytes.HasPrefix(line, []byte(" copy ")) {
+			return nil, bad("it renames or copies a file")
+		}
+	}
 	return paths, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,12 +20,12 @@ import (
 
 // sandbox is a host's repository and the place where a guest would have it.
 type sandbox struct {
-	t     *testing.T
+	t     testing.TB
 	repo  string
 	guest string // the repository in the guest
 }
 
-func newSandbox(t *testing.T) *sandbox {
+func newSandbox(t testing.TB) *sandbox {
 	t.Helper()
 	if _, err := exec.LookPath("git"); err != nil {
 		t.Skip("SKIPPED: git is not installed")
@@ -530,6 +531,8 @@ func TestHostilePatch(t *testing.T) { //nolint:tparallel // the cases look at on
 		"absolute":          create("/tmp/banger-evil"),
 		"through a link":    create("out/evil"),
 		"inner repository":  create("sub/.git/config"),
+		"rename":            "diff --git a/a b/b\nsimilarity index 100%\nrename from a\nrename to b\n",
+		"git's own, copied": "diff --git a/.git/config b/b\nsimilarity index 100%\ncopy from .git/config\ncopy to b\n",
 		"garbage":           "not a patch\n",
 		"a file not there":  "--- a/missing\n+++ b/missing\n@@ -1 +1 @@\n-x\n+y\n",
 		"link, then inside": "diff --git a/l b/l\nnew file mode 120000\n--- /dev/null\n+++ b/l\n@@ -0,0 +1 @@\n+" + outside + "\n\\ No newline at end of file\n" + create("l/evil"),
@@ -600,4 +603,79 @@ func FuzzParseNumstat(f *testing.F) {
 			}
 		}
 	})
+}
+
+// FuzzApply has a guest send anything as its patch: what is git's and what is
+// outside of the repository stays, and so does everything if it is refused.
+func FuzzApply(f *testing.F) {
+	file := func(name, mode string) string {
+		return fmt.Sprintf("diff --git a/%s b/%s\nnew file mode %s\n--- /dev/null\n+++ b/%s\n@@ -0,0 +1 @@\n+x\n", name, name, mode, name)
+	}
+	for _, name := range []string{"new", ".git/hooks/post-checkout", "../outside/x", "link/x", "dir/.GIT/config"} {
+		f.Add([]byte(file(name, "100755")))
+	}
+	f.Add([]byte(file("l", "120000") + file("l/x", "100644")))
+	f.Add([]byte("diff --git a/a b/b\nsimilarity index 100%\nrename from a\nrename to dir/b\n"))
+	f.Add([]byte("diff --git a/a b/a\ndeleted file mode 100644\n--- a/a\n+++ /dev/null\n@@ -1 +0,0 @@\n-1\n"))
+	f.Add([]byte("--- a/a\n+++ b/a\n@@ -1 +1 @@\n-1\n+2\n"))
+	s := newSandbox(f)
+	top, saved := filepath.Dir(s.repo), filepath.Join(f.TempDir(), "saved")
+	s.write(top, "outside/kept", "1\n")
+	s.write(s.repo, "a", "1\n")
+	if err := os.Symlink("../outside", filepath.Join(s.repo, "link")); err != nil {
+		f.Fatal(err)
+	}
+	s.commit("1")
+	_, record := s.ship(Options{}, false)
+	if err := os.CopyFS(saved, os.DirFS(top)); err != nil {
+		f.Fatal(err)
+	}
+	before := contents(f, top)
+	f.Fuzz(func(t *testing.T, patch []byte) {
+		paths, err := record.Apply(t.Context(), patch)
+		after := contents(t, top)
+		if maps.Equal(before, after) {
+			return
+		}
+		for name := range before {
+			if _, ok := after[name]; !ok {
+				after[name] = "nothing"
+			}
+		}
+		for name := range after {
+			inside, ok := strings.CutPrefix(name, "repo/")
+			if before[name] != after[name] && (err != nil || !ok || strings.HasPrefix(inside, ".git/") || !slices.Contains(paths, inside)) {
+				t.Errorf("%q was %q and is %q; the error is %v, the paths %q", name, before[name], after[name], err, paths)
+			}
+		}
+		if err := errors.Join(os.RemoveAll(top), os.CopyFS(top, os.DirFS(saved))); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// contents are the files below a directory, and where its links lead.
+func contents(t testing.TB, top string) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	err := filepath.WalkDir(top, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(top, path)
+		if err != nil {
+			return err
+		}
+		if d.Type()&os.ModeSymlink != 0 {
+			files[name], err = os.Readlink(path)
+			return err
+		}
+		data, err := os.ReadFile(path)
+		files[name] = "file " + string(data)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
 }
