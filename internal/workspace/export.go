@@ -76,10 +76,37 @@ func (r *Record) Apply(ctx context.Context, patch []byte) (_ []string, err error
 			Hint:    "export without --apply, and merge by hand: git apply --3way",
 		}
 	}
+	if err := r.rehearse(ctx, s, paths, patch); err != nil {
+		return nil, &api.Error{Kind: api.KindInternal, Message: fmt.Sprintf("cannot apply what the guest sent: %v; nothing was changed", err)}
+	}
 	if _, err := s.output(ctx, bytes.NewReader(patch), "apply", "--whitespace=nowarn", "-"); err != nil {
-		return nil, &api.Error{Kind: api.KindInternal, Message: fmt.Sprintf("cannot apply what the guest changed: %v; nothing was changed", err)}
+		return nil, &api.Error{
+			Kind: api.KindInternal, Message: fmt.Sprintf("cannot apply all that the guest changed: %v", err),
+			Hint: "a part of it may be there: git -C " + r.Root + " status",
+		}
 	}
 	return paths, nil
+}
+
+// rehearse applies a patch to an index of the files it is about, which are what
+// was shipped. git writes one file after another, and finds only then that one
+// cannot be a directory as well.
+func (r *Record) rehearse(ctx context.Context, s *scratch, paths []string, patch []byte) error {
+	var lines []string
+	for _, name := range paths {
+		if shipped, ok := r.shipped[name]; ok {
+			lines = append(lines, fmt.Sprintf("%s %s\t%s", shipped.mode, shipped.object, name))
+		}
+	}
+	if _, err := s.output(ctx, join(lines), "update-index", "-z", "--index-info"); err != nil {
+		return err
+	}
+	for _, how := range []string{"--check", "--cached"} {
+		if _, err := s.output(ctx, bytes.NewReader(patch), "apply", "--whitespace=nowarn", how, "-"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // touched lists the files of a patch and refuses what no export of ours has.
@@ -162,7 +189,7 @@ func (r *Record) conflicts(ctx context.Context, s *scratch, paths []string) ([]s
 	return conflicts, nil
 }
 
-// state looks at one file of the host.
+// state looks at one file of the host, of which the scratch keeps a copy.
 func (s *scratch) state(ctx context.Context, root *os.Root, name string) (state, error) {
 	info, err := root.Lstat(name)
 	if err != nil && absent(err) {
@@ -177,7 +204,7 @@ func (s *scratch) state(ctx context.Context, root *os.Root, name string) (state,
 		if err != nil {
 			return state{}, fmt.Errorf("cannot look at %q: %w", name, err)
 		}
-		object, err := s.output(ctx, strings.NewReader(target), "hash-object", "--stdin")
+		object, err := s.output(ctx, strings.NewReader(target), "hash-object", "-w", "--stdin")
 		return state{mode: "120000", object: strings.TrimSpace(string(object))}, err
 	case info.Mode().IsRegular():
 		f, err := root.Open(name)
@@ -185,7 +212,7 @@ func (s *scratch) state(ctx context.Context, root *os.Root, name string) (state,
 			return state{}, fmt.Errorf("cannot look at %q: %w", name, err)
 		}
 		defer f.Close()
-		object, err := s.output(ctx, f, "hash-object", "--stdin")
+		object, err := s.output(ctx, f, "hash-object", "-w", "--stdin")
 		mode := "100644"
 		if info.Mode()&0o100 != 0 {
 			mode = "100755"

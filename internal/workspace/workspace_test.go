@@ -525,18 +525,19 @@ func TestHostilePatch(t *testing.T) { //nolint:tparallel // the cases look at on
 		return fmt.Sprintf("diff --git a/%s b/%s\nnew file mode 100755\n--- /dev/null\n+++ b/%s\n@@ -0,0 +1 @@\n+evil\n", name, name, name)
 	}
 	patches := map[string]string{
-		"hook":              create(".git/hooks/pre-commit"),
-		"hook in capitals":  create(".GIT/hooks/pre-commit"),
-		"above":             create("../evil"),
-		"absolute":          create("/tmp/banger-evil"),
-		"through a link":    create("out/evil"),
-		"inner repository":  create("sub/.git/config"),
-		"rename":            "diff --git a/a b/b\nsimilarity index 100%\nrename from a\nrename to b\n",
-		"git's own, copied": "diff --git a/.git/config b/b\nsimilarity index 100%\ncopy from .git/config\ncopy to b\n",
-		"garbage":           "not a patch\n",
-		"a file not there":  "--- a/missing\n+++ b/missing\n@@ -1 +1 @@\n-x\n+y\n",
-		"link, then inside": "diff --git a/l b/l\nnew file mode 120000\n--- /dev/null\n+++ b/l\n@@ -0,0 +1 @@\n+" + outside + "\n\\ No newline at end of file\n" + create("l/evil"),
-		"gitlink":           "diff --git a/sub b/sub\nnew file mode 160000\n--- /dev/null\n+++ b/sub\n@@ -0,0 +1 @@\n+Subproject commit 0123456789012345678901234567890123456789\n",
+		"hook":               create(".git/hooks/pre-commit"),
+		"hook in capitals":   create(".GIT/hooks/pre-commit"),
+		"above":              create("../evil"),
+		"absolute":           create("/tmp/banger-evil"),
+		"through a link":     create("out/evil"),
+		"inner repository":   create("sub/.git/config"),
+		"rename":             "diff --git a/a b/b\nsimilarity index 100%\nrename from a\nrename to b\n",
+		"git's own, copied":  "diff --git a/.git/config b/b\nsimilarity index 100%\ncopy from .git/config\ncopy to b\n",
+		"file and directory": create("l") + create("l/x"),
+		"garbage":            "not a patch\n",
+		"a file not there":   "--- a/missing\n+++ b/missing\n@@ -1 +1 @@\n-x\n+y\n",
+		"link, then inside":  "diff --git a/l b/l\nnew file mode 120000\n--- /dev/null\n+++ b/l\n@@ -0,0 +1 @@\n+" + outside + "\n\\ No newline at end of file\n" + create("l/evil"),
+		"gitlink":            "diff --git a/sub b/sub\nnew file mode 160000\n--- /dev/null\n+++ b/sub\n@@ -0,0 +1 @@\n+Subproject commit 0123456789012345678901234567890123456789\n",
 	}
 	for name, patch := range patches {
 		t.Run(name, func(t *testing.T) {
