@@ -25,13 +25,13 @@ type sandbox struct {
 	guest string // the repository in the guest
 }
 
-func newSandbox(t testing.TB) *sandbox {
-	t.Helper()
+func newSandbox(tb testing.TB) *sandbox {
+	tb.Helper()
 	if _, err := exec.LookPath("git"); err != nil {
-		t.Skip("SKIPPED: git is not installed")
+		tb.Skip("SKIPPED: git is not installed")
 	}
-	dir := t.TempDir()
-	s := &sandbox{t: t, repo: filepath.Join(dir, "repo")}
+	dir := tb.TempDir()
+	s := &sandbox{t: tb, repo: filepath.Join(dir, "repo")}
 	s.run(dir, "git", "init", "-q", "-b", "main", "repo")
 	s.git("config", "user.name", "Ann Example")
 	s.git("config", "user.email", "ann@example.org")
@@ -656,8 +656,8 @@ func FuzzApply(f *testing.F) {
 }
 
 // contents are the files below a directory, and where its links lead.
-func contents(t testing.TB, top string) map[string]string {
-	t.Helper()
+func contents(tb testing.TB, top string) map[string]string {
+	tb.Helper()
 	files := map[string]string{}
 	err := filepath.WalkDir(top, func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -676,7 +676,7 @@ func contents(t testing.TB, top string) map[string]string {
 		return err
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return files
 }
