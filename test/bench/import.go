@@ -124,7 +124,7 @@ func pack(ctx context.Context, tree, path string, args []string) (err error) {
 // unpackByOthers returns how long it takes to make a file system without banger.
 func unpackByOthers(ctx context.Context, layout, dir string, size int64) (_ time.Duration, err error) {
 	bundle, disk := filepath.Join(dir, "bundle"), filepath.Join(dir, "other.ext4")
-	defer func() { err = errors.Join(err, os.RemoveAll(bundle), os.Remove(disk)) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(bundle), os.RemoveAll(disk)) }()
 	unpack := []string{"unpack", "--image", layout + ":bench", bundle}
 	if os.Geteuid() != 0 {
 		unpack = append(unpack, "--rootless")
