@@ -231,8 +231,34 @@ type Image struct {
 	Container *ContainerConfig `json:"container,omitempty"`
 	// Origin is the catalog that has it, for one that could be pulled.
 	Origin string `json:"origin,omitempty"`
+	// Received is how an image in a bundle came to this host.
+	Received *Received `json:"received,omitempty"`
+	// Usage is told of one image, not of those in lists.
+	Usage *ImageUsage `json:"usage,omitempty"`
 	// VMs that use it, by name.
 	UsedBy []string `json:"used_by,omitempty"`
+}
+
+// Received is how what others have made came to this host.
+type Received struct {
+	From string `json:"from"` // a path or URL
+	// SignedBy is the trusted key that has signed it, as in files of ssh; empty
+	// if no signature was asked for.
+	SignedBy string `json:"signed_by,omitempty"`
+}
+
+// ImageUsage is what an image in the store takes on the disk, in bytes.
+type ImageUsage struct {
+	// Private would be free without the image. Shared is the rest of its size:
+	// images with the same digest, other links to its files, and files of the
+	// same blocks (reflinks) have that too.
+	Private int64 `json:"private"`
+	Shared  int64 `json:"shared"`
+	// SharedWith are the images with the same digest.
+	SharedWith []string `json:"shared_with,omitempty"`
+	// VMs is what the VMs of the image have on disks of their own. All of them
+	// read the image's.
+	VMs int64 `json:"vms"`
 }
 
 // Kernel is a kernel in the store, or one of the catalog that could be.

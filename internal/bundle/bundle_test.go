@@ -531,10 +531,10 @@ func TestSignatureOfSSHKeygen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := trust([]byte("what is signed"), signature, []ssh.PublicKey{signer.PublicKey()}); err != nil {
+	if by, err := trust([]byte("what is signed"), signature, []ssh.PublicKey{signer.PublicKey()}); err != nil || by != authorized(signer.PublicKey()) {
 		t.Error(err)
 	}
-	if err := trust([]byte("what is not signed"), signature, []ssh.PublicKey{signer.PublicKey()}); err == nil {
+	if _, err := trust([]byte("what is not signed"), signature, []ssh.PublicKey{signer.PublicKey()}); err == nil {
 		t.Error("a signature of something else is taken")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -77,7 +78,8 @@ func importBundle[M any](ctx context.Context, store *objects.Store[M], request R
 	if err != nil {
 		return none, err
 	}
-	if err := r.verify(request, signature); err != nil {
+	signer, err := r.verify(request, signature)
+	if err != nil {
 		return none, err
 	}
 	found, err := contents[M](r)
@@ -92,7 +94,8 @@ func importBundle[M any](ctx context.Context, store *objects.Store[M], request R
 		name = r.header.Name
 	}
 	report.Step("unpacking")
-	object, err := store.Import(ctx, name, r.header.Digest, func(ctx context.Context, dir string) (M, error) {
+	origin := objects.Origin{From: redacted(request.Location), SignedBy: signer}
+	object, err := store.Import(ctx, name, r.header.Digest, origin, func(ctx context.Context, dir string) (M, error) {
 		if err := enoughSpace(dir, r.header.Disk); err != nil {
 			return found.Manifest, err
 		}
@@ -107,10 +110,19 @@ func importBundle[M any](ctx context.Context, store *objects.Store[M], request R
 	return object, err
 }
 
-// verify tells whether this is what was asked for, and from whom.
-func (r *reader) verify(request Request, signature []byte) error {
+// redacted is a path or URL without a password.
+func redacted(location string) string {
+	if address, err := url.Parse(location); err == nil && IsURL(location) {
+		return address.Redacted()
+	}
+	return location
+}
+
+// verify tells whether this is what was asked for, and returns who has signed
+// it, if that was looked at.
+func (r *reader) verify(request Request, signature []byte) (signer string, err error) {
 	if r.header.Kind != request.Kind {
-		return &api.Error{
+		return "", &api.Error{
 			Kind: api.KindUsage, Message: fmt.Sprintf("it is not of a kind %q but %q", request.Kind, r.header.Kind),
 			Hint: fmt.Sprintf("banger %s import, or pull", r.header.Kind),
 		}
@@ -120,10 +132,10 @@ func (r *reader) verify(request Request, signature []byte) error {
 		want = "sha256:" + named[1]
 	}
 	if want != "" && r.header.Digest != want {
-		return &api.Error{Kind: api.KindState, Message: fmt.Sprintf("its digest is %s and should be %s", r.header.Digest, want)}
+		return "", &api.Error{Kind: api.KindState, Message: fmt.Sprintf("its digest is %s and should be %s", r.header.Digest, want)}
 	}
 	if request.Untrusted {
-		return nil
+		return "", nil
 	}
 	return trust(r.signed, signature, request.Trusted)
 }

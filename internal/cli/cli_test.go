@@ -186,6 +186,7 @@ func (d *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	image := api.Image{
 		Name: "debian-bookworm", Present: true, Digest: "sha256:0123", Size: 700 << 20, Created: epoch, Kernel: "debian-6.12", Description: "Debian 12",
 		Source: map[string]string{"suite": "bookworm", "docker.io": "20.10"}, Notes: []string{"mise could not be had"}, UsedBy: []string{"old", "sandbox"},
+		Usage: &api.ImageUsage{Private: 500 << 20, Shared: 200 << 20, VMs: 30 << 20}, Received: &api.Received{From: "https://example.org/team.tar.zst"},
 	}
 	answer("GET /v1/images", func(*http.Request) (any, error) { return []api.Image{image, {Name: "other"}}, nil })
 	answer("GET /v1/images/{name}", func(r *http.Request) (any, error) {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -43,15 +44,41 @@ func imageRows(image api.Image) [][]cell {
 		{text("description"), text(orDash(image.Description))},
 		{text("digest"), text(orDash(image.Digest))},
 		{text("size"), text(sizeOrDash(image.Size))},
+	}
+	if usage := image.Usage; usage != nil {
+		rows = append(rows, []cell{text("private"), text(size.Human(usage.Private) + ", free without the image")}, []cell{text("shared"), text(sharedSize(*usage))})
+	}
+	rows = append(rows, [][]cell{
 		{text("created"), text(createdAt(image.Created))},
 		{text("kernel"), text(orDash(image.Kernel))},
-		{text("used by"), text(orDash(strings.Join(image.UsedBy, ", ")))},
+		{text("used by"), text(usedBy(image))},
+	}...)
+	if received := image.Received; received != nil {
+		rows = append(rows, []cell{text("bundle"), text(received.From)}, []cell{text("signed by"), text(cmp.Or(received.SignedBy, "nobody that was asked for"))})
 	}
 	rows = append(rows, containerRows(image)...)
 	for _, note := range image.Notes {
 		rows = append(rows, []cell{text("note"), {text: note, style: yellow}})
 	}
 	return append(rows, sourceRows(image.Source)...)
+}
+
+// sharedSize is what an image has in common with others.
+func sharedSize(usage api.ImageUsage) string {
+	shared := size.Human(usage.Shared)
+	if len(usage.SharedWith) > 0 {
+		shared += " with " + strings.Join(usage.SharedWith, ", ")
+	}
+	return shared
+}
+
+// usedBy lists VMs with what they have on disks of their own.
+func usedBy(image api.Image) string {
+	users := orDash(strings.Join(image.UsedBy, ", "))
+	if image.Usage != nil && len(image.UsedBy) > 0 {
+		users += " (" + size.Human(image.Usage.VMs) + " on disks of their own)"
+	}
+	return users
 }
 
 // containerRows show what a container image says about its programs.

@@ -3,6 +3,7 @@ package cli
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -216,7 +217,7 @@ func (b *build) run(ctx context.Context) (err error) {
 		}
 		if b.recipe != nil {
 			prepare, commit = b.fromRecipe, api.Commit{
-				Description: b.recipe.Description, Source: map[string]string{"from": "recipe", "recipe": b.recipe.Digest},
+				Description: cmp.Or(b.recipe.Description, "built by a recipe"), Source: map[string]string{"from": "recipe", "recipe": b.recipe.Digest},
 			}
 		}
 		if err := prepare(ctx); err != nil {

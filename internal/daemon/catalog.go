@@ -133,6 +133,29 @@ func newImageShelf(store *image.Store, vms *vm.Manager) imageShelf {
 	}}
 }
 
+// Get also tells what the image takes on the disk.
+func (s imageShelf) Get(name string) (api.Image, error) {
+	shown, err := s.shelf.Get(name)
+	if err != nil {
+		return api.Image{}, err
+	}
+	usage, err := s.images.Usage(name)
+	if err != nil {
+		return api.Image{}, err
+	}
+	vms, err := s.vms.List()
+	if err != nil {
+		return api.Image{}, err
+	}
+	for _, vm := range vms {
+		if vm.Image == name {
+			usage.VMs += vm.DiskUsed
+		}
+	}
+	shown.Usage = &usage
+	return shown, nil
+}
+
 // Commit makes an image of a VM's disk.
 func (s imageShelf) Commit(ctx context.Context, ref string, request api.Commit, report progress.Func) (api.Image, error) {
 	if err := s.images.CheckNew(request.Name); err != nil {

@@ -53,6 +53,7 @@ type Image struct {
 	Size   int64 // bytes on disk
 	// Created is when it was put in the store under its name.
 	Created time.Time
+	Origin  objects.Origin
 	Manifest
 }
 
@@ -62,11 +63,24 @@ func (i Image) RootDisk() string { return filepath.Join(i.Dir, rootDisk) }
 
 // API is the image as the daemon shows it; who uses it is not known here.
 func (i Image) API() api.Image {
-	return api.Image{
+	shown := api.Image{
 		Name: i.Name, Present: true, Digest: i.Digest, Size: i.Size, Created: i.Created,
 		Kernel: i.Kernel, Description: i.Description, Source: i.Source, Notes: i.Notes,
 		Init: i.Init, Container: i.Container,
 	}
+	if i.Origin.From != "" {
+		shown.Received = &api.Received{From: i.Origin.From, SignedBy: i.Origin.SignedBy}
+	}
+	return shown
+}
+
+// Usage is what an image takes on the disk, without what its VMs do.
+func (s *Store) Usage(name string) (api.ImageUsage, error) {
+	usage, err := s.objects.Usage(name)
+	if err != nil {
+		return api.ImageUsage{}, fmt.Errorf("cannot measure the image %q: %w", name, err)
+	}
+	return api.ImageUsage{Private: usage.Private, Shared: usage.Shared, SharedWith: usage.Names}, nil
 }
 
 // Options of a [Store]; the zero value is good.
@@ -229,5 +243,5 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 func (s *Store) Sweep(ctx context.Context) error { return s.objects.Sweep(ctx) }
 
 func fromObject(o objects.Object[Manifest]) Image {
-	return Image{Name: o.Name, Digest: o.Digest, Dir: o.Dir, Size: o.Size, Created: o.Created, Manifest: o.Manifest}
+	return Image{Name: o.Name, Digest: o.Digest, Dir: o.Dir, Size: o.Size, Created: o.Created, Origin: o.Origin, Manifest: o.Manifest}
 }

@@ -26,21 +26,27 @@ import (
 // When build fails nothing is kept. The error is what build returned, or one
 // of the file system (ENOSPC among them).
 func (s *Store[M]) Fill(ctx context.Context, name string, build func(ctx context.Context, tmp string) (M, error)) (Object[M], error) {
-	return s.fill(ctx, name, "", build)
+	return s.fill(ctx, name, expected{}, build)
+}
+
+// expected is what is known of an object before it is made.
+type expected struct {
+	digest string // empty if it may have any
+	origin Origin
 }
 
 // Import is [Store.Fill] of an object that has this digest, made from what
 // [Parse] has accepted. It is [ErrTaken] if the name has another object.
-func (s *Store[M]) Import(ctx context.Context, name, digest string, build func(ctx context.Context, tmp string) (M, error)) (Object[M], error) {
-	object, err := s.fill(ctx, name, digest, build)
+func (s *Store[M]) Import(ctx context.Context, name, digest string, origin Origin, build func(ctx context.Context, tmp string) (M, error)) (Object[M], error) {
+	object, err := s.fill(ctx, name, expected{digest, origin}, build)
 	if err == nil && object.Digest != digest {
 		return Object[M]{}, fmt.Errorf("%q: %w", name, ErrTaken)
 	}
 	return object, err
 }
 
-// fill is Fill, of an object with the digest want if that is not empty.
-func (s *Store[M]) fill(ctx context.Context, name, want string, build func(ctx context.Context, tmp string) (M, error)) (Object[M], error) {
+// fill is Fill, of an object of which something is known.
+func (s *Store[M]) fill(ctx context.Context, name string, want expected, build func(ctx context.Context, tmp string) (M, error)) (Object[M], error) {
 	object, err := s.Get(name)
 	if !missing(err) {
 		return object, err
@@ -80,7 +86,7 @@ func (s *Store[M]) Replace(ctx context.Context, name string, guard func(publish 
 	if _, err := s.Get(name); missing(err) {
 		guard = func(publish func() error) error { return publish() }
 	}
-	if err := s.build(ctx, name, "", guard, build); err != nil {
+	if err := s.build(ctx, name, expected{}, guard, build); err != nil {
 		return Object[M]{}, err
 	}
 	unlockStore, err := s.lockStore(ctx)
@@ -134,9 +140,9 @@ func missing(err error) bool {
 // object's name.
 const tmpSeparator = "@"
 
-// build makes, and publishes under the name, an object, with the digest want
-// if that is not empty. The name is locked.
-func (s *Store[M]) build(ctx context.Context, name, want string, guard func(func() error) error, build func(context.Context, string) (M, error)) (err error) {
+// build makes, and publishes under the name, an object that is what is expected.
+// The name is locked.
+func (s *Store[M]) build(ctx context.Context, name string, want expected, guard func(func() error) error, build func(context.Context, string) (M, error)) (err error) {
 	for _, dir := range []string{s.tmpDir(), s.objectsDir(), s.namesDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("cannot create the directory: %w", err)
@@ -166,11 +172,11 @@ func (s *Store[M]) build(ctx context.Context, name, want string, guard func(func
 		return fmt.Errorf("cannot store %q: %w", name, err)
 	}
 	digest := Digest(data)
-	if want != "" && digest != want {
-		return fmt.Errorf("cannot store %q: its digest is %s and should be %s", name, digest, want)
+	if want.digest != "" && digest != want.digest {
+		return fmt.Errorf("cannot store %q: its digest is %s and should be %s", name, digest, want.digest)
 	}
 	return guard(func() error {
-		if err := s.publish(ctx, name, tmp, digest); err != nil {
+		if err := s.publish(ctx, name, tmp, digest, want.origin); err != nil {
 			return fmt.Errorf("cannot store %q: %w", name, err)
 		}
 		return nil
@@ -179,7 +185,7 @@ func (s *Store[M]) build(ctx context.Context, name, want string, guard func(func
 
 // publish moves the finished object in tmp to its place, unless the same one
 // is there already, and lets the name mean it.
-func (s *Store[M]) publish(ctx context.Context, name, tmp, digest string) error {
+func (s *Store[M]) publish(ctx context.Context, name, tmp, digest string, origin Origin) error {
 	unlock, err := s.lockStore(ctx)
 	if err != nil {
 		return err
@@ -200,7 +206,7 @@ func (s *Store[M]) publish(ctx context.Context, name, tmp, digest string) error 
 			return err
 		}
 	}
-	data, err := json.Marshal(reference{Digest: digest, Created: time.Now().UTC().Truncate(time.Second)})
+	data, err := json.Marshal(reference{Digest: digest, Created: time.Now().UTC().Truncate(time.Second), Origin: origin})
 	if err != nil {
 		return err
 	}

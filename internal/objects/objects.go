@@ -71,6 +71,18 @@ type Object[M any] struct {
 	Size int64
 	// Created is when the name was given to the object.
 	Created time.Time
+	// Origin is where the object came from, if not made here.
+	Origin Origin
+}
+
+// Origin is how an object that others have made came to this host. It goes with
+// the name, not with the content.
+type Origin struct {
+	// From is the path or the URL that it was at.
+	From string `json:"from,omitempty"`
+	// SignedBy is the key that its maker has signed it with, as a line of
+	// authorized_keys; empty if no signature was looked at.
+	SignedBy string `json:"signed_by,omitempty"`
 }
 
 // Path returns the path of a part, which is given relative to the object.
@@ -153,6 +165,7 @@ func isDigest(text string) bool {
 type reference struct {
 	Digest  string    `json:"digest"`
 	Created time.Time `json:"created"`
+	Origin  Origin    `json:"origin,omitzero"`
 }
 
 const digestPrefix = "sha256:"
@@ -189,7 +202,7 @@ func (s *Store[M]) Get(name string) (Object[M], error) {
 	if err != nil {
 		return Object[M]{}, fmt.Errorf("cannot measure %q: %w", name, err)
 	}
-	return Object[M]{Name: name, Digest: ref.Digest, Dir: dir, Manifest: m.Manifest, Parts: m.Parts, Size: size, Created: ref.Created}, nil
+	return Object[M]{Name: name, Digest: ref.Digest, Dir: dir, Manifest: m.Manifest, Parts: m.Parts, Size: size, Created: ref.Created, Origin: ref.Origin}, nil
 }
 
 // List returns all objects in the order of their names. The error tells about

@@ -484,19 +484,20 @@ func TestDeleteWhereNothingWasMade(t *testing.T) {
 func TestImport(t *testing.T) {
 	t.Parallel()
 	object := fill(t, objects.Open[about](t.TempDir()), "a", "content")
+	origin := objects.Origin{From: "https://example.org/x", SignedBy: "ssh-ed25519 AAAA"}
 	s := objects.Open[about](t.TempDir())
-	if got, err := s.Import(t.Context(), "a", object.Digest, writer("other")); err == nil {
+	if got, err := s.Import(t.Context(), "a", object.Digest, origin, writer("other")); err == nil {
 		t.Errorf("of something else: %+v", got)
 	}
 	if _, err := s.Get("a"); !errors.Is(err, objects.ErrNotFound) {
 		t.Errorf("something else is there: %v", err)
 	}
 	for range 2 {
-		if got, err := s.Import(t.Context(), "a", object.Digest, writer("content")); err != nil || got.Digest != object.Digest {
+		if got, err := s.Import(t.Context(), "a", object.Digest, origin, writer("content")); err != nil || got.Digest != object.Digest || got.Origin != origin {
 			t.Errorf("got %+v, %v", got, err)
 		}
 	}
-	if _, err := s.Import(t.Context(), "a", strings.Replace(object.Digest, ":", ":0", 1), writer("content")); !errors.Is(err, objects.ErrTaken) {
+	if _, err := s.Import(t.Context(), "a", strings.Replace(object.Digest, ":", ":0", 1), origin, writer("content")); !errors.Is(err, objects.ErrTaken) {
 		t.Errorf("over another: %v", err)
 	}
 }
