@@ -115,7 +115,7 @@ func RootFS(file *os.File) (*Image, error) {
 func layoutImage(parts files) (*Image, error) {
 	data, err := readPart(parts, "index.json", maxManifest)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, errors.New("it has no index.json, so it is no OCI layout; a directory that is a root file system has to be packed with tar first")
+		return nil, errors.New("it has no index.json, so it is no OCI layout; a directory that is a root file system is for 'image register'")
 	}
 	if err != nil {
 		return nil, err
