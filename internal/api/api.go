@@ -273,6 +273,8 @@ type Kernel struct {
 	Source      map[string]string `json:"source,omitempty"`
 	Origin      string            `json:"origin,omitempty"` // as in [Image]
 	UsedBy      []string          `json:"used_by,omitempty"`
+	// Received is how a kernel in a bundle came to this host.
+	Received *Received `json:"received,omitempty"`
 	// Features are empty for what was put in the store by a banger that did
 	// not look at them.
 	Features []Feature `json:"features,omitempty"`

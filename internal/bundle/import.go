@@ -118,6 +118,14 @@ func redacted(location string) string {
 	return location
 }
 
+// Received is an origin as told to users; nil if nothing is known of one.
+func Received(origin objects.Origin) *api.Received {
+	if origin.From == "" {
+		return nil
+	}
+	return &api.Received{From: origin.From, SignedBy: origin.SignedBy}
+}
+
 // verify tells whether this is what was asked for, and returns who has signed
 // it, if that was looked at.
 func (r *reader) verify(request Request, signature []byte) (signer string, err error) {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/api"
 	"banger/internal/client"
 	"banger/internal/progress"
 	"banger/internal/size"
@@ -136,6 +138,17 @@ func sourceRows(source map[string]string) [][]cell {
 		rows = append(rows, []cell{text(key), text(source[key])})
 	}
 	return rows
+}
+
+// receivedRows say where a bundle came from, and who made it.
+func receivedRows(received *api.Received) [][]cell {
+	if received == nil {
+		return nil
+	}
+	return [][]cell{
+		{text("bundle"), text(received.From)},
+		{text("signed by"), text(cmp.Or(received.SignedBy, "nobody that was asked for"))},
+	}
 }
 
 // untrustedFlag is what turns off the check of who made a bundle.

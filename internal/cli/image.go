@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -53,10 +52,7 @@ func imageRows(image api.Image) [][]cell {
 		{text("kernel"), text(orDash(image.Kernel))},
 		{text("used by"), text(usedBy(image))},
 	}...)
-	if received := image.Received; received != nil {
-		rows = append(rows, []cell{text("bundle"), text(received.From)}, []cell{text("signed by"), text(cmp.Or(received.SignedBy, "nobody that was asked for"))})
-	}
-	rows = append(rows, containerRows(image)...)
+	rows = append(append(rows, receivedRows(image.Received)...), containerRows(image)...)
 	for _, note := range image.Notes {
 		rows = append(rows, []cell{text("note"), {text: note, style: yellow}})
 	}

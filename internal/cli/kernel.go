@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,7 +47,7 @@ func kernelRows(kernel api.Kernel) [][]cell {
 		{text("created"), text(createdAt(kernel.Created))},
 		{text("used by"), text(orDash(strings.Join(kernel.UsedBy, ", ")))},
 	}
-	return append(append(rows, featureRows(kernel)...), sourceRows(kernel.Source)...)
+	return slices.Concat(rows, receivedRows(kernel.Received), featureRows(kernel), sourceRows(kernel.Source))
 }
 
 // featureRows show what a kernel in the store can do, and what not.

@@ -232,7 +232,7 @@ func (s *Store) flatten(ctx context.Context, container *oci.Image, dir string, r
 	}
 	source := map[string]string{
 		"from": container.Kind, sourceReference: container.Reference, sourceManifest: container.Digest,
-		"created": container.Created, "layers": strconv.Itoa(len(container.Layers)), "files": strconv.Itoa(tree.Entries),
+		"built": container.Created, "layers": strconv.Itoa(len(container.Layers)), "files": strconv.Itoa(tree.Entries),
 		"imported": time.Now().UTC().Format(time.DateOnly),
 	}
 	for key, value := range source {

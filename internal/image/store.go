@@ -63,15 +63,11 @@ func (i Image) RootDisk() string { return filepath.Join(i.Dir, rootDisk) }
 
 // API is the image as the daemon shows it; who uses it is not known here.
 func (i Image) API() api.Image {
-	shown := api.Image{
+	return api.Image{
 		Name: i.Name, Present: true, Digest: i.Digest, Size: i.Size, Created: i.Created,
 		Kernel: i.Kernel, Description: i.Description, Source: i.Source, Notes: i.Notes,
-		Init: i.Init, Container: i.Container,
+		Init: i.Init, Container: i.Container, Received: bundle.Received(i.Origin),
 	}
-	if i.Origin.From != "" {
-		shown.Received = &api.Received{From: i.Origin.From, SignedBy: i.Origin.SignedBy}
-	}
-	return shown
 }
 
 // Usage is what an image takes on the disk, without what its VMs do.

@@ -85,7 +85,7 @@ func (k Kernel) Info() api.Kernel {
 	source := k.Manifest.Source
 	shown := api.Kernel{
 		Name: k.Name, Present: true, Digest: k.Digest, Version: k.Manifest.Version, Size: k.Size, Created: k.Created,
-		Description: k.Manifest.Description, Features: k.Manifest.Features,
+		Description: k.Manifest.Description, Features: k.Manifest.Features, Received: bundle.Received(k.Origin),
 		Source: map[string]string{
 			"suite": source.Suite, "package": source.Package, "package_version": source.PackageVersion, "sha256": source.SHA256, "file": source.File,
 		},
