@@ -174,11 +174,10 @@ func (r *Recipe) checkSpace(imageDir, buildDir string) error {
 }
 
 func needSpace(name, dir string, need int64) error {
-	var stat unix.Statfs_t
-	if err := unix.Statfs(dir, &stat); err != nil {
-		return fmt.Errorf("cannot measure the free space of %q: %w", dir, err)
+	free, err := freeSpace(dir)
+	if err != nil {
+		return err
 	}
-	free := int64(stat.Bavail) * stat.Bsize
 	if free >= need {
 		return nil
 	}
