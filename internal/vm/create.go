@@ -56,6 +56,18 @@ func (m *Manager) Create(ctx context.Context, request api.CreateVM, report progr
 	if err != nil {
 		return api.VM{}, err
 	}
+	if image.Name != record.Image {
+		// The image that a reference means is deleted and replaced by its own
+		// name: it may just have been.
+		releaseName, err := m.use(ctx, image.Name)
+		if err != nil {
+			return api.VM{}, err
+		}
+		defer releaseName()
+		if image, err = m.config.Image(ctx, record.Image, report); err != nil {
+			return api.VM{}, err
+		}
+	}
 	wanted := cmp.Or(record.Kernel, image.Kernel)
 	releaseKernel, err := m.use(ctx, wanted)
 	if err != nil {

@@ -569,6 +569,58 @@ func TestReplaceImage(t *testing.T) {
 	}
 }
 
+// TestImageOfAReference has the image replaced as soon as it was made, and
+// again, and deleted, while the kernel is fetched.
+func TestImageOfAReference(t *testing.T) {
+	t.Parallel()
+	const reference, name = "alpine:3.20", "alpine-3.20"
+	var h *harness
+	nobody := func() (string, error) { return "", errors.New("no VM has it") }
+	replace := func(digest string) error {
+		return h.ReplaceImage(t.Context(), name, nobody, func() error {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.imageDigest = digest
+			return nil
+		})
+	}
+	looks := 0
+	h = newHarness(t, func(c *Config) {
+		image, kernel := c.Image, c.Kernel
+		c.Image = func(ctx context.Context, asked string, report progress.Func) (Image, error) {
+			if asked != reference && asked != name {
+				t.Errorf("asked for the image %q", asked)
+			}
+			found, err := image(ctx, "debian-bookworm", report)
+			found.Name = name
+			if looks++; looks == 1 {
+				if err := replace("sha256:moved"); err != nil {
+					t.Error(err)
+				}
+			}
+			return found, err
+		}
+		c.Kernel = func(ctx context.Context, asked string, report progress.Func) (Kernel, error) {
+			wantKind(t, h.Unused("image", name, func() error { t.Error("the image was deleted"); return nil }), api.KindInUse)
+			wantKind(t, replace("sha256:again"), api.KindInUse)
+			return kernel(ctx, asked, report)
+		}
+	})
+	vm := h.create(t, api.CreateVM{Name: "one", Image: reference, Start: true})
+	if vm.Image != name || vm.ImageDigest != "sha256:moved" {
+		t.Errorf("the VM was made from %q of digest %q", vm.Image, vm.ImageDigest)
+	}
+	// Nothing is in use any more by who made the VM.
+	if err := h.Delete(t.Context(), "one", api.DeleteVM{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, unused := range []string{reference, name} {
+		if err := h.Unused("image", unused, func() error { return nil }); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestParseUse(t *testing.T) {
 	t.Parallel()
 	stat := "7 (a ) b) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 1 0 100 1000 3 18446744073709551615"
