@@ -24,7 +24,7 @@ var allowed = map[string][]string{
 	"api":     {"vmm"}, // handles are part of what a VM is
 	"bundle":  {"objects", "download", "catalog"},
 	"catalog": {"objects", "download"},
-	"cli":     {"client", "agent", "doctor", "network", "ssh", "sshconfig", "workspace", "hostenv", "recipe"}, // network: what root does has no daemon
+	"cli":     {"client", "agent", "doctor", "network", "ssh", "sshconfig", "workspace", "hostenv", "recipe", "objects"}, // network: what root does has no daemon; objects: their names
 	"client":  nil,
 	"daemon":  {"vm", "store", "image", "kernel", "bundle", "vmm", "network", "ssh", "doctor", "agent", "hostenv"},
 	"debian":  nil,

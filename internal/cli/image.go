@@ -12,6 +12,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/client"
+	"banger/internal/objects"
 	"banger/internal/size"
 )
 
@@ -159,6 +160,20 @@ then.`,
 	return cmd
 }
 
+// checkImageName refuses what cannot name an image before anything is done for
+// it. bangerd checks it too.
+func checkImageName(name string) error {
+	err := objects.CheckName(name)
+	if err == nil {
+		return nil
+	}
+	refused := &usageError{message: "cannot name an image " + err.Error()}
+	if strings.Contains(name, ":") {
+		refused.hint = "names have no ':', and images no tags: NAME, or NAME-TAG"
+	}
+	return refused
+}
+
 func newImageImport(a *app) *cobra.Command {
 	var asJSON bool
 	var request api.Import
@@ -184,6 +199,11 @@ a signature.`,
 				return err
 			}
 			request.Path = path
+			if cmd.Flags().Changed("name") {
+				if err := checkImageName(request.Name); err != nil {
+					return err
+				}
+			}
 			return pull(cmd.Context(), a, asJSON, func(ctx context.Context, c *client.Client) (any, string, error) {
 				report, end := a.progress()
 				defer end()

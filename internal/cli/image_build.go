@@ -98,6 +98,9 @@ func runImageBuild(ctx context.Context, a *app, cmd *cobra.Command, o imageBuild
 	if o.name == "" {
 		return &usageError{message: "the image needs a name", hint: "give it with -t NAME"}
 	}
+	if err := checkImageName(o.name); err != nil {
+		return err
+	}
 	info, err := os.Stat(o.path)
 	if err != nil {
 		return fmt.Errorf("cannot build %q: %w", o.path, reason(err))

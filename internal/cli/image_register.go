@@ -29,6 +29,9 @@ PATH itself is left as it is, and is not needed afterwards.`,
 			if request.RootFS == "" {
 				return &usageError{message: "there is nothing to make an image of", hint: "give the file or directory with --rootfs PATH"}
 			}
+			if err := checkImageName(args[0]); err != nil {
+				return err
+			}
 			path, err := filepath.Abs(request.RootFS)
 			if err != nil {
 				return err

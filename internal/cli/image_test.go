@@ -1,10 +1,19 @@
 package cli
 
 import (
+	"strings"
 	"testing"
 
 	"banger/internal/api"
 )
+
+func TestTagsAreNoNames(t *testing.T) {
+	t.Parallel()
+	got := run{args: []string{"image", "build", "-t", "app:latest", "."}}.do(t)
+	if got.code != 2 || !strings.Contains(got.err, `hint: names have no ':'`) {
+		t.Errorf("got %+v", got)
+	}
+}
 
 func TestImageRows(t *testing.T) {
 	t.Parallel()

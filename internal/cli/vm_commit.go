@@ -25,6 +25,9 @@ what writes much, since files are read one after the other.`,
 		Args:              exactly("the VM's name", "the image's name"),
 		ValidArgsFunction: first(a.live(vmNames)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkImageName(args[1]); err != nil {
+				return err
+			}
 			return pull(cmd.Context(), a, asJSON, func(ctx context.Context, c *client.Client) (any, string, error) {
 				report, end := a.progress()
 				defer end()

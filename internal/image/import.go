@@ -128,6 +128,11 @@ func (s *Store) importPath(ctx context.Context, request api.Import, report progr
 	if !filepath.IsAbs(request.Path) {
 		return Image{}, usage(errors.New("the path is not absolute"))
 	}
+	if request.Name != "" { // all of an archive is read otherwise before it is refused
+		if err := s.checkFree(request.Name); err != nil {
+			return Image{}, err
+		}
+	}
 	report.Step("reading " + filepath.Base(request.Path))
 	container, err := oci.Import(ctx, request.Path, s.options.CacheDir)
 	if err != nil {

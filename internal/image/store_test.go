@@ -48,6 +48,25 @@ func TestUnknownNames(t *testing.T) {
 	}
 }
 
+// A name is looked at before what is to have it.
+func TestImportOfABadName(t *testing.T) {
+	t.Parallel()
+	s, err := Open(filepath.Join(t.TempDir(), "images"), Options{CacheDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := filepath.Join(t.TempDir(), "x.tar")
+	if err := os.WriteFile(archive, []byte("no archive"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]api.Kind{"a:b": api.KindUsage, "debian-bookworm": api.KindExists} {
+		_, err := s.Import(t.Context(), api.Import{Path: archive, Name: name}, progress.Discard)
+		if told, ok := errors.AsType[*api.Error](err); !ok || told.Kind != want {
+			t.Errorf("%s: got %v, want kind %q", name, err, want)
+		}
+	}
+}
+
 // tree is an archive as mmdebstrap makes it, with init and dpkg's database.
 func tree(t *testing.T) *bytes.Buffer {
 	t.Helper()
