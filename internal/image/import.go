@@ -36,15 +36,11 @@ const (
 // cannot. Keep gives that one a name of its own, and returns it.
 type Guard func(ctx context.Context, name string, keep func() (string, error), publish func() error) error
 
-// unguarded is the guard where the name has no image.
-func unguarded(_ context.Context, _ string, _ func() (string, error), publish func() error) error {
-	return publish()
-}
-
 // PullReference gets an image from a registry, under the name given or one
 // made of the reference. An image that is there already is what is returned if
 // the registry still means the same by the reference; else it is replaced,
-// through guard.
+// through guard. Without one nothing is replaced: what somebody else makes
+// meanwhile is what is returned.
 func (s *Store) PullReference(ctx context.Context, request api.Pull, guard Guard, report progress.Func) (Image, error) {
 	image, err := s.pullReference(ctx, request, guard, report)
 	if err != nil {
@@ -77,15 +73,18 @@ func (s *Store) pullReference(ctx context.Context, request api.Pull, guard Guard
 	if err := enoughSpace(s.options.CacheDir, remote.Missing(s.blobs)); err != nil {
 		return Image{}, err
 	}
-	keep := func() (string, error) { return s.objects.Keep(ctx, name) }
-	object, err := s.objects.Replace(ctx, name, func(publish func() error) error { return guard(ctx, name, keep, publish) }, func(ctx context.Context, dir string) (Manifest, error) {
+	build := func(ctx context.Context, dir string) (Manifest, error) {
 		container, err := remote.Fetch(ctx, s.blobs, report)
 		if err != nil {
 			return Manifest{}, err
 		}
 		return s.flatten(ctx, container, dir, report)
-	})
-	return fromObject(object), err
+	}
+	if guard == nil {
+		return imageOf(s.objects.Fill(ctx, name, build))
+	}
+	keep := func() (string, error) { return s.objects.Keep(ctx, name) }
+	return imageOf(s.objects.Replace(ctx, name, func(publish func() error) error { return guard(ctx, name, keep, publish) }, build))
 }
 
 // referenceName returns what the image is called in the store.

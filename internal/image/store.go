@@ -144,7 +144,7 @@ func (s *Store) Pull(ctx context.Context, name string, report progress.Func) (Im
 		if image, err := s.Get(as); err == nil {
 			return image, nil
 		}
-		return s.PullReference(ctx, api.Pull{Name: name}, unguarded, report)
+		return s.PullReference(ctx, api.Pull{Name: name}, nil, report)
 	}
 	if recipe == nil {
 		return imageOf(s.exchange.PullOffer(ctx, name, s.names(), report))
