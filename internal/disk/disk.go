@@ -4,7 +4,6 @@
 package disk
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"syscall"
 
 	"banger/internal/api"
+	"banger/internal/excerpt"
 )
 
 // MinSize is the smallest disk in bytes that [Create] makes.
@@ -137,7 +137,8 @@ func run(ctx context.Context, name string, args ...string) error {
 	return err
 }
 
-// output runs a program and returns what it says, on whichever stream.
+// output runs a program and returns what it says, on whichever stream: of much,
+// the beginning and the end.
 func output(ctx context.Context, name string, args ...string) (string, error) {
 	path, err := FindTool(name)
 	if err != nil {
@@ -147,8 +148,8 @@ func output(ctx context.Context, name string, args ...string) (string, error) {
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "MKE2FS_CONFIG=/dev/null")
 	// A terminal's Ctrl-C or the end of bangerd must not end it half way.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
+	said := new(excerpt.Writer)
+	cmd.Stdout, cmd.Stderr = said, said
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return "", ctx.Err()

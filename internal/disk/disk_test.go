@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"banger/internal/api"
@@ -131,5 +132,18 @@ func TestCreateHasAJournal(t *testing.T) {
 	)
 	if super[compat]&hasJournal == 0 || super[incompat]&extent == 0 {
 		t.Errorf("features %#x %#x: a journal or extents are missing", super[compat], super[incompat])
+	}
+}
+
+func TestOutputIsBounded(t *testing.T) {
+	t.Parallel()
+	const much = "echo the beginning; head -c 4000000 /dev/zero; echo; echo the end; "
+	said, err := output(t.Context(), "sh", "-c", much)
+	if err != nil || !strings.HasPrefix(said, "the beginning\n") || !strings.HasSuffix(said, "\nthe end\n") || len(said) > 1<<16 {
+		t.Errorf("kept %d bytes from %.20q on, %v", len(said), said, err)
+	}
+	_, err = output(t.Context(), "sh", "-c", much+"exit 3")
+	if want := "sh: exit status 3: the end"; err == nil || err.Error() != want {
+		t.Errorf("error %v, want %q", err, want)
 	}
 }

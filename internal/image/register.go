@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -17,6 +16,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/disk"
+	"banger/internal/excerpt"
 	"banger/internal/image/oci"
 	"banger/internal/objects"
 	"banger/internal/progress"
@@ -143,8 +143,8 @@ func packDirectory(ctx context.Context, dir string, w io.Writer) error {
 	cmd := exec.CommandContext(ctx, "tar", "--create", "--format=posix", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--one-file-system", "--directory", dir, ".")
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "TAR_OPTIONS=")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = w, &said
+	said := new(excerpt.Writer) // a line for each file that cannot be read
+	cmd.Stdout, cmd.Stderr = w, said
 	err := cmd.Run()
 	if ctx.Err() != nil {
 		return ctx.Err()

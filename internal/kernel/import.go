@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/bundle"
+	"banger/internal/excerpt"
 	"banger/internal/objects"
 	"banger/internal/progress"
 )
@@ -129,8 +129,8 @@ func takePackage(ctx context.Context, request api.Import, work string, report pr
 	report.Step("unpacking the package")
 	cmd := exec.CommandContext(ctx, "sh", "-c", "set -eu\n"+unpackHook)
 	cmd.Dir, cmd.Env = work, append(os.Environ(), "deb="+request.Path)
-	var said bytes.Buffer
-	cmd.Stderr = &said
+	said := new(excerpt.Writer)
+	cmd.Stderr = said
 	if err := cmd.Run(); err != nil {
 		for line := range strings.Lines(said.String()) {
 			if !strings.HasPrefix(line, "I: ") { // the first that complains knows why

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -41,6 +42,26 @@ func TestImportOfWhatIsNoPackage(t *testing.T) {
 	wantKind(t, "a bad name", err, api.KindUsage, "")
 	_, err = s.Import(t.Context(), api.Import{Path: path, Modules: dir}, progress.Discard)
 	wantKind(t, "modules of a package", err, api.KindUsage, "")
+}
+
+// TestComplaintsAreBounded has a package of which much is said.
+func TestComplaintsAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	script := "#!/bin/sh\n{ echo dpkg-deb: error: odd; head -c 64000000 /dev/zero; } >&2\nexit 2\n"
+	if err := os.WriteFile(filepath.Join(dir, "dpkg-deb"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, _, err := takePackage(t.Context(), api.Import{Path: filepath.Join(dir, "x.deb")}, t.TempDir(), progress.Discard)
+	runtime.ReadMemStats(&after)
+	if err == nil || !strings.HasSuffix(err.Error(), ": dpkg-deb: error: odd") {
+		t.Errorf("%v, want what was said first", err)
+	}
+	if grown := after.TotalAlloc - before.TotalAlloc; grown > 16<<20 {
+		t.Errorf("it took %d bytes", grown)
+	}
 }
 
 func write(t *testing.T, path string, data []byte) {

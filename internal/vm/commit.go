@@ -10,6 +10,7 @@ import (
 	"banger/internal/agent"
 	"banger/internal/agent/wire"
 	"banger/internal/api"
+	"banger/internal/excerpt"
 	"banger/internal/progress"
 	"banger/internal/store"
 )
@@ -53,7 +54,7 @@ func (m *Manager) Container(ctx context.Context, ref, name string, report progre
 	}
 	report.Step("reading the container image")
 	saved, out := io.Pipe()
-	said := &firstBytes{limit: maxComplaint}
+	said := &excerpt.Writer{Limit: maxComplaint / 2}
 	request := wire.ExecRequest{Args: []string{"docker", "save", "--", name}}
 	process, err := agent.New(s.machine.DialAgent).Exec(ctx, request, agent.Streams{Stdout: out, Stderr: said})
 	if err != nil {
@@ -64,7 +65,7 @@ func (m *Manager) Container(ctx context.Context, ref, name string, report progre
 		defer close(ended)
 		exit, err := process.Wait()
 		if err == nil && exit.Code != 0 {
-			err = fmt.Errorf("docker ended with status %d: %s", exit.Code, printable(said.text()))
+			err = fmt.Errorf("docker ended with status %d: %s", exit.Code, printable(strings.Join(strings.Fields(said.String()), " ")))
 		}
 		out.CloseWithError(err) // nil is the end of the stream
 	}()
@@ -75,20 +76,6 @@ func (m *Manager) Container(ctx context.Context, ref, name string, report progre
 
 // maxComplaint bounds what is kept of a failed program's error output, in bytes.
 const maxComplaint = 1 << 10
-
-// firstBytes keeps the beginning of what is written to it.
-type firstBytes struct {
-	limit int
-	data  []byte
-}
-
-func (f *firstBytes) Write(p []byte) (int, error) {
-	f.data = append(f.data, p[:min(len(p), f.limit-len(f.data))]...)
-	return len(p), nil
-}
-
-// text is one line.
-func (f *firstBytes) text() string { return strings.Join(strings.Fields(string(f.data)), " ") }
 
 // borrow has a VM run until giveBack is called. That stops the VM if borrowing
 // has started it, nobody else borrows it, and nobody has started it or opened a
