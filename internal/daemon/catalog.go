@@ -143,11 +143,7 @@ func (s imageShelf) Get(name string) (api.Image, error) {
 	if err != nil {
 		return api.Image{}, err
 	}
-	vms, err := s.vms.List()
-	if err != nil {
-		return api.Image{}, err
-	}
-	for _, vm := range vms {
+	for _, vm := range s.vms.List() {
 		if vm.Image == name {
 			usage.VMs += vm.DiskUsed
 		}

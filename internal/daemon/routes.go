@@ -9,7 +9,7 @@ import (
 )
 
 func (s *Server) vmRoutes(mux *http.ServeMux) {
-	mux.Handle("GET /v1/vms", s.answer(func(*http.Request) (any, error) { return s.VMs.List() }))
+	mux.Handle("GET /v1/vms", s.answer(func(*http.Request) (any, error) { return s.VMs.List(), nil }))
 	mux.Handle("GET /v1/vms/{ref}", s.answer(func(r *http.Request) (any, error) { return s.VMs.Get(r.PathValue("ref")) }))
 	mux.Handle("PATCH /v1/vms/{ref}", s.answer(func(r *http.Request) (any, error) {
 		var request api.SetVM

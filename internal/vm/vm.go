@@ -255,14 +255,12 @@ func (m *Manager) look(e *entry) snapshot {
 	return e.look()
 }
 
-// show makes what the API shows of a VM.
+// show makes what the API shows of a VM. With an error that is all but what the
+// disks take.
 func (m *Manager) show(s snapshot) (api.VM, error) {
 	r := s.record
 	dir := m.config.Dirs.VM(r.ID)
-	used, err := disk.Usage(workDisk(dir), overlayDisk(dir))
-	if err != nil {
-		return api.VM{}, err
-	}
+	used, usageErr := disk.Usage(workDisk(dir), overlayDisk(dir))
 	vm := api.VM{
 		ID: r.ID, Name: r.Name, State: s.state, Image: r.Image, ImageDigest: r.ImageDigest, Kernel: r.Kernel, VCPU: r.VCPU, MemoryMiB: r.MemoryMiB, DiskBytes: r.DiskBytes,
 		Address: r.Address, MAC: r.MAC, Created: r.Created, Ephemeral: r.Ephemeral, LastError: r.LastError, Dir: dir, DiskUsed: used,
@@ -276,11 +274,14 @@ func (m *Manager) show(s snapshot) (api.VM, error) {
 			vm.OnHost = address.String()
 		}
 		vm.Started, vm.VMM, vm.VMMReason = r.Started, r.Handle, r.VMMReason
-		if vm.NetworkAccess, err = access(m.config.Dirs.Run(r.ID)); err != nil {
-			return api.VM{}, err
+		text, err := access(m.config.Dirs.Run(r.ID))
+		if err != nil {
+			m.log.Warn("what a guest may reach is not known", "vm", r.Name, "error", err)
+			text = "unknown: " + err.Error()
 		}
+		vm.NetworkAccess = text
 	}
-	return vm, nil
+	return vm, usageErr
 }
 
 func workDisk(dir string) string    { return filepath.Join(dir, "work.ext4") }
@@ -299,8 +300,9 @@ func (m *Manager) Get(ref string) (api.VM, error) {
 	return m.show(m.look(e))
 }
 
-// List returns all VMs in the order of their names.
-func (m *Manager) List() ([]api.VM, error) {
+// List returns all VMs in the order of their names. One whose disks cannot be
+// looked at takes none.
+func (m *Manager) List() []api.VM {
 	m.mu.Lock()
 	all := make([]snapshot, 0, len(m.vms))
 	for _, e := range m.vms {
@@ -310,13 +312,13 @@ func (m *Manager) List() ([]api.VM, error) {
 	vms := make([]api.VM, 0, len(all))
 	for _, s := range all {
 		vm, err := m.show(s)
-		if err != nil {
-			return nil, err
+		if err != nil { // which must not hide the others
+			m.log.Warn("what a VM takes on the disk is not known", "vm", vm.Name, "error", err)
 		}
 		vms = append(vms, vm)
 	}
 	slices.SortFunc(vms, func(a, b api.VM) int { return strings.Compare(a.Name, b.Name) })
-	return vms, nil
+	return vms
 }
 
 // Count is the number of VMs.

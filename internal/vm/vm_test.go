@@ -452,9 +452,9 @@ func TestManyAtOnce(t *testing.T) {
 		})
 	}
 	wait.Wait()
-	vms, err := h.List()
-	if err != nil || len(vms) != 10 {
-		t.Fatalf("%d VMs, %v", len(vms), err)
+	vms := h.List()
+	if len(vms) != 10 {
+		t.Fatalf("%d VMs", len(vms))
 	}
 	var names []string
 	for _, vm := range vms {
@@ -501,12 +501,39 @@ func TestOperationsWaitForEachOther(t *testing.T) {
 	}
 	// Others are not held up.
 	h.create(t, api.CreateVM{Name: "two"})
-	if _, err := h.List(); err != nil {
-		t.Error(err)
+	if vms := h.List(); len(vms) != 2 {
+		t.Errorf("%d VMs", len(vms))
 	}
 	close(goOn)
 	wait.Wait()
 	h.wantState(t, "one", api.StateRunning)
+}
+
+// TestTroubleOfOneVM has files of VMs that cannot be read.
+func TestTroubleOfOneVM(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	mute := h.create(t, api.CreateVM{Name: "mute", Start: true})
+	lost := h.create(t, api.CreateVM{Name: "lost"})
+	h.create(t, api.CreateVM{Name: "well", Start: true})
+	note, disk := accessFile(h.dirs.Run(mute.ID)), workDisk(h.dirs.VM(lost.ID))
+	err := errors.Join(os.Remove(note), os.Mkdir(note, 0o700), os.Remove(disk), os.Symlink(disk, disk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	access := make(map[string]string)
+	for _, vm := range h.List() {
+		access[vm.Name], _, _ = strings.Cut(vm.NetworkAccess, ":")
+	}
+	if diff := cmp.Diff(map[string]string{"mute": "unknown", "lost": "", "well": "the internet"}, access); diff != "" {
+		t.Errorf("the VMs and what they reach (-want +got):\n%s", diff)
+	}
+	if vm, err := h.Get("mute"); err != nil || !strings.Contains(vm.NetworkAccess, note) {
+		t.Errorf("it reaches %q, %v", vm.NetworkAccess, err)
+	}
+	if _, err := h.Get("lost"); err == nil || !strings.Contains(err.Error(), disk) {
+		t.Errorf("a VM whose disk is lost: got error %v", err)
+	}
 }
 
 func TestUnused(t *testing.T) {
