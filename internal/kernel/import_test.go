@@ -13,11 +13,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 
 	"banger/internal/api"
 	"banger/internal/objects"
 	"banger/internal/progress"
+	"banger/internal/xz/xztest"
 )
 
 func TestImportOfWhatIsNoPackage(t *testing.T) {
@@ -164,7 +164,7 @@ func TestCopyModules(t *testing.T) {
 	for name, data := range map[string][]byte{
 		"kernel/a.ko":       module,
 		"kernel/b.ko.gz":    compressed(t, module, func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil }),
-		"kernel/c.ko.xz":    compressed(t, module, func(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) }),
+		"kernel/c.ko.xz":    xztest.Pack(t, module),
 		"kernel/d/e.ko.zst": compressed(t, module, func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) }),
 		"modules.order":     []byte("order"),
 		"modules.dep.bin":   nil,
@@ -192,6 +192,11 @@ func TestCopyModules(t *testing.T) {
 	write(t, filepath.Join(from, "kernel/bomb.ko.zst"), bomb)
 	if err := copyModules(t.Context(), from, t.TempDir()); err == nil || !strings.Contains(err.Error(), `"kernel/bomb.ko.zst"`) {
 		t.Errorf("a bomb: %v", err)
+	}
+	greedy := t.TempDir()
+	write(t, filepath.Join(greedy, "kernel/greedy.ko.xz"), xztest.Greedy(t, module))
+	if err := copyModules(t.Context(), greedy, t.TempDir()); err == nil || !strings.Contains(err.Error(), `"kernel/greedy.ko.xz": xz: (stdin): Memory usage limit`) {
+		t.Errorf("what asks for much memory: %v", err)
 	}
 }
 

@@ -17,12 +17,12 @@ import (
 	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 	"golang.org/x/sync/errgroup"
 
 	"banger/internal/api"
 	"banger/internal/kernel/bzimage"
 	"banger/internal/regular"
+	"banger/internal/xz"
 )
 
 // installed says where the files of a kernel are, as distributions install
@@ -220,7 +220,7 @@ func copyModules(ctx context.Context, from, to string) (err error) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			data, err := readModule(root, module, open)
+			data, err := readModule(ctx, root, module, open)
 			if err == nil && total.Add(int64(len(data))) > maxModules {
 				err = fmt.Errorf("they have more than %d MiB", maxModules>>20)
 			}
@@ -235,20 +235,24 @@ func copyModules(ctx context.Context, from, to string) (err error) {
 }
 
 // decompress opens what is compressed.
-type decompress func(io.Reader) (io.Reader, error)
+type decompress func(context.Context, io.Reader) (io.ReadCloser, error)
 
-func plain(r io.Reader) (io.Reader, error) { return r, nil }
+func plain(_ context.Context, r io.Reader) (io.ReadCloser, error) { return io.NopCloser(r), nil }
 
 // decompressor returns what a module is called when it is not compressed, and
 // how that is done; nil if the file is no module.
 func decompressor(name string) (string, decompress) {
 	for suffix, open := range map[string]decompress{
 		"":    plain,
-		".xz": func(r io.Reader) (io.Reader, error) { return xz.ReaderConfig{DictCap: maxModule}.NewReader(r) },
-		".zst": func(r io.Reader) (io.Reader, error) {
-			return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxModule), zstd.WithDecoderLowmem(true))
+		".xz": func(ctx context.Context, r io.Reader) (io.ReadCloser, error) { return xz.NewReader(ctx, r) },
+		".zst": func(_ context.Context, r io.Reader) (io.ReadCloser, error) {
+			decoder, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxModule), zstd.WithDecoderLowmem(true))
+			if err != nil {
+				return nil, err
+			}
+			return decoder.IOReadCloser(), nil
 		},
-		".gz": func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) },
+		".gz": func(_ context.Context, r io.Reader) (io.ReadCloser, error) { return gzip.NewReader(r) },
 	} {
 		if module, ok := strings.CutSuffix(name, suffix); ok && filepath.Ext(module) == ".ko" {
 			return module, open
@@ -257,19 +261,17 @@ func decompressor(name string) (string, decompress) {
 	return "", nil
 }
 
-func readModule(root *os.Root, name string, open decompress) (_ []byte, err error) {
+func readModule(ctx context.Context, root *os.Root, name string, open decompress) (_ []byte, err error) {
 	file, err := root.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	r, err := open(file)
+	r, err := open(ctx, file)
 	if err != nil {
 		return nil, fmt.Errorf("cannot unpack %q: %w", name, err)
 	}
-	if decoder, ok := r.(*zstd.Decoder); ok {
-		defer decoder.Close()
-	}
+	defer r.Close()
 	data, err := readAll(r, maxModule)
 	if err != nil {
 		return nil, fmt.Errorf("cannot unpack %q: %w", name, err)

@@ -3,18 +3,20 @@ package oci
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
+
+	"banger/internal/xz"
 )
 
 // decompress tells by its first bytes how a stream is compressed, if it is.
-// Closing what it returns does not close r.
-func decompress(r io.Reader) (plain io.ReadCloser, compressed bool, err error) {
+// What it returns must be closed, which does not close r.
+func decompress(ctx context.Context, r io.Reader) (plain io.ReadCloser, compressed bool, err error) {
 	in := bufio.NewReaderSize(r, 256<<10)
 	head, err := in.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -34,11 +36,11 @@ func decompress(r io.Reader) (plain io.ReadCloser, compressed bool, err error) {
 		}
 		return zr.IOReadCloser(), true, nil
 	case bytes.HasPrefix(head, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
-		xr, err := xz.ReaderConfig{DictCap: 1 << 20, SingleStream: false}.NewReader(in)
+		xr, err := xz.NewReader(ctx, in)
 		if err != nil {
 			return nil, true, fmt.Errorf("cannot read xz: %w", err)
 		}
-		return io.NopCloser(xr), true, nil
+		return xr, true, nil
 	case bytes.HasPrefix(head, []byte("BZh")):
 		return nil, true, errors.New("it is compressed with bzip2: pack it anew with gzip, zstd or xz")
 	}

@@ -124,7 +124,7 @@ func (l Layer) open(ctx context.Context) (_ *reading, err error) {
 	}
 	r.Reader = r.raw
 	if !l.unpacked {
-		plain, compressed, err := decompress(r.raw)
+		plain, compressed, err := decompress(ctx, r.raw)
 		if err != nil {
 			return nil, errors.Join(err, r.close())
 		}

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"banger/internal/xz/xztest"
 )
 
 // pack makes a layer. Entries are "KIND NAME [MORE]": f content, d, l symbolic
@@ -204,6 +206,22 @@ func TestFlattenRefuses(t *testing.T) {
 	}
 	if _, err := flat(t, layerOf([]byte(strings.Repeat("no archive ", 100)))); err == nil {
 		t.Error("what is no archive was taken for one")
+	}
+}
+
+func TestFlattenXZ(t *testing.T) {
+	t.Parallel()
+	archive := pack(t, "f a one")
+	if got, err := flat(t, layerOf(xztest.Pack(t, archive))); err != nil || len(got) != 1 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	const want = "Memory usage limit"
+	if _, err := flat(t, layerOf(xztest.Greedy(t, archive))); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("what asks for much memory: got error %v, want one with %q", err, want)
+	}
+	damaged := xztest.Pack(t, archive)
+	if _, err := flat(t, layerOf(damaged[:len(damaged)-1])); err == nil || !strings.Contains(err.Error(), "Unexpected end") {
+		t.Errorf("one that is cut off: got error %v", err)
 	}
 }
 

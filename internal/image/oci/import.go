@@ -260,7 +260,7 @@ func peekKind(ctx context.Context, file *os.File) (k kind, compressed bool, err 
 		}
 		return kindRootfs, false, err
 	}
-	plain, _, err := decompress(&ctxReader{ctx, io.NewSectionReader(file, 0, info.Size())})
+	plain, _, err := decompress(ctx, &ctxReader{ctx, io.NewSectionReader(file, 0, info.Size())})
 	if err != nil {
 		return 0, false, err
 	}
@@ -303,7 +303,7 @@ func unpack(ctx context.Context, file *os.File, tempDir string) (_ *os.File, err
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	plain, _, err := decompress(&ctxReader{ctx, file})
+	plain, _, err := decompress(ctx, &ctxReader{ctx, file})
 	if err != nil {
 		return nil, err
 	}

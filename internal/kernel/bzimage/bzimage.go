@@ -11,10 +11,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os/exec"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
+
+	"banger/internal/xz"
 )
 
 // MaxELF is the largest kernel that [Extract] accepts, in bytes. Today's are
@@ -142,44 +143,9 @@ func openGzip(_ context.Context, payload []byte) (io.Reader, error) {
 	return reader, nil
 }
 
-// xzReader ends the program with the reader.
-type xzReader struct {
-	io.Reader
-	end context.CancelFunc
-	cmd *exec.Cmd
-}
-
-// openXZ asks xz itself: kernels have a filter for x86 code before the
-// compression, which the Go libraries lack.
+// openXZ leaves the length that the kernel's build puts behind the payload.
 func openXZ(ctx context.Context, payload []byte) (io.Reader, error) {
-	ctx, end := context.WithCancel(ctx)
-	cmd := exec.CommandContext(ctx, "xz", "--decompress", "--stdout", "--quiet", "--single-stream", fmt.Sprintf("--memlimit-decompress=%d", 2*maxWindow))
-	cmd.Stdin = bytes.NewReader(payload)
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		end()
-		return nil, err
-	}
-	return &xzReader{out, end, cmd}, nil
-}
-
-func (r *xzReader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if errors.Is(err, io.EOF) {
-		if failed := r.cmd.Wait(); failed != nil {
-			err = fmt.Errorf("xz: %w", failed)
-		}
-	}
-	return n, err
-}
-
-func (r *xzReader) Close() error {
-	r.end()
-	_ = r.cmd.Wait() // of no interest any more; an error if Read has waited
-	return nil
+	return xz.NewReader(ctx, bytes.NewReader(payload), "--single-stream")
 }
 
 // trimSize drops the length that the kernel's build puts behind the payload,
