@@ -145,6 +145,7 @@ func output(ctx context.Context, name string, args ...string) (string, error) {
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Args[0] = name // they begin their complaints with it
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "MKE2FS_CONFIG=/dev/null")
 	// A terminal's Ctrl-C or the end of bangerd must not end it half way.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -154,22 +155,24 @@ func output(ctx context.Context, name string, args ...string) (string, error) {
 		if ctx.Err() != nil {
 			return "", ctx.Err()
 		}
-		return "", &toolError{name: name, output: lastLine(said.String()), err: err}
+		return "", &toolError{name: name, said: said.String(), err: err}
 	}
 	return said.String(), nil
 }
 
-// toolError is a failure of a program, with the last line it printed.
+// toolError is a failure of a program, with what it printed. The last line of
+// that is shown.
 type toolError struct {
-	name, output string
-	err          error
+	name, said string
+	err        error
 }
 
 func (e *toolError) Error() string {
-	if e.output == "" {
+	last := lastLine(e.said)
+	if last == "" {
 		return fmt.Sprintf("%s: %v", e.name, e.err)
 	}
-	return fmt.Sprintf("%s: %v: %s", e.name, e.err, e.output)
+	return fmt.Sprintf("%s: %v: %s", e.name, e.err, last)
 }
 
 func (e *toolError) Unwrap() error { return e.err }
@@ -184,7 +187,7 @@ func isNoSpace(err error) bool {
 		return true
 	}
 	tool := (*toolError)(nil)
-	return errors.As(err, &tool) && (strings.Contains(tool.output, "No space left on device") || strings.Contains(tool.output, "short write"))
+	return errors.As(err, &tool) && (strings.Contains(lastLine(tool.said), "No space left on device") || strings.Contains(lastLine(tool.said), "short write"))
 }
 
 // wrap makes the error of a step, one of [api.KindNoSpace] if that is the cause.

@@ -101,7 +101,7 @@ func TestErrors(t *testing.T) {
 
 func TestNoSpace(t *testing.T) {
 	t.Parallel()
-	err := wrap("create the disk", "/x", &toolError{name: "mke2fs", output: "mke2fs: No space left on device while writing"})
+	err := wrap("create the disk", "/x", &toolError{name: "mke2fs", said: "mke2fs: No space left on device while writing"})
 	known, ok := errors.AsType[*api.Error](err)
 	if !ok || known.Kind != api.KindNoSpace || known.Hint == "" {
 		t.Errorf("got %#v, want an api.Error of KindNoSpace with a hint", err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -91,13 +92,30 @@ func Check(ctx context.Context, path string) error {
 	if err := checkSuperblock(block[:], info.Size()); err != nil {
 		return err
 	}
-	if _, err := output(ctx, "e2fsck", "-f", "-n", path); err != nil {
-		if ctx.Err() != nil {
-			return err
-		}
-		return fmt.Errorf("it is damaged: %w", err)
+	_, err = output(ctx, "e2fsck", "-f", "-n", path)
+	if tool, ok := errors.AsType[*toolError](err); ok {
+		return fmt.Errorf("it is damaged: %w", &toolError{name: tool.name, said: finding(tool.said, path), err: tool.err})
 	}
-	return nil
+	return err
+}
+
+// Of what e2fsck says, what is about itself, and what it asks at the end of a
+// line and answers.
+var (
+	aboutItself = regexp.MustCompile(`^(e2fsck[ :]|Pass [0-9])`)
+	question    = regexp.MustCompile(`\s+[A-Z][^.?]*\? no$`)
+)
+
+// finding is the first thing that e2fsck has found, the last line without one.
+// It does not name the file, which is a copy that nobody knows.
+func finding(said, path string) string {
+	for line := range strings.Lines(said) {
+		line = strings.TrimSpace(line)
+		if line != "" && !aboutItself.MatchString(line) && !strings.Contains(line, path) {
+			return question.ReplaceAllString(line, "")
+		}
+	}
+	return lastLine(said)
 }
 
 var errNoExt4 = errors.New("it is no ext4 file system")

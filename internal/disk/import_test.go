@@ -92,14 +92,32 @@ func TestCheck(t *testing.T) {
 		"odd features":  {field(sbIncompat, 1<<17), "features"},
 		"long blocks":   {field(sbLogBlockSize, 4), "longer"},
 		"half of it":    {func(data []byte) []byte { return data[:len(data)/2] }, "not whole"},
-		"inodes zeroed": {func(data []byte) []byte { clear(data[16<<10 : 1<<20]); return data }, "damaged"},
+		"inodes zeroed": {func(data []byte) []byte { clear(data[16<<10 : 1<<20]); return data }, "damaged: e2fsck: exit status "},
 	} {
 		file := filepath.Join(dir, "bad "+name)
 		if err := os.WriteFile(file, test.change(bytes.Clone(whole)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := Check(t.Context(), file); err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: %v, want %q", name, err, test.want)
+		if err := Check(t.Context(), file); err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), file) {
+			t.Errorf("%s: %v, want %q and no name of a copy", name, err, test.want)
+		}
+	}
+}
+
+func TestFinding(t *testing.T) {
+	t.Parallel()
+	const path = "/store/x.tmp"
+	for said, want := range map[string]string{
+		"":             "",
+		"it crashed\n": "it crashed",
+		"e2fsck 1.47.0 (5-Feb-2023)\nPass 1: Checking inodes, blocks, and sizes\nPass 2: Checking directory structure\n" +
+			"Entry 'init' in / (2) has deleted/unused inode 12.  Clear? no\n\nPass 3: Checking directory connectivity\n" +
+			"Inode bitmap differences:  -12\nFix? no\n\n" + path + ": 17/1024 files (5.9% non-contiguous), 1332/4096 blocks\n": "Entry 'init' in / (2) has deleted/unused inode 12.",
+		"e2fsck 1.47.0 (5-Feb-2023)\next2fs_open2: The ext2 superblock is corrupt\ne2fsck: Superblock invalid, trying backup blocks...\n": "ext2fs_open2: The ext2 superblock is corrupt",
+		"e2fsck 1.47.0 (5-Feb-2023)\ne2fsck: Permission denied while trying to open " + path + "\n":                                       "e2fsck: Permission denied while trying to open " + path,
+	} {
+		if got := finding(said, path); got != want {
+			t.Errorf("of %q: %q, want %q", said, got, want)
 		}
 	}
 }

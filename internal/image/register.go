@@ -95,7 +95,7 @@ func copyDisk(ctx context.Context, from, to string, report progress.Func) (init 
 	}
 	report.Step("checking the file system")
 	if err := disk.Check(ctx, to); err != nil {
-		if ctx.Err() == nil {
+		if _, told := errors.AsType[*api.Error](err); ctx.Err() == nil && !told {
 			err = &api.Error{Kind: api.KindState, Message: err.Error(), Hint: "it must be a clean ext4 file system that nobody uses"}
 		}
 		return "", err
