@@ -49,9 +49,11 @@ func (s *Store) register(ctx context.Context, request api.Register, report progr
 	if err != nil {
 		return Image{}, err
 	}
+	// Where it was is nobody's business: what is said here goes with the image to
+	// other hosts.
 	describe := func(m *Manifest) {
 		m.Description, m.Kernel = "registered root file system", cmp.Or(request.Kernel, defaultKernel)
-		maps.Copy(m.Source, map[string]string{"from": "directory", "path": request.RootFS})
+		maps.Copy(m.Source, map[string]string{"from": "directory", "name": filepath.Base(request.RootFS)})
 		delete(m.Source, "layers")
 	}
 	if info.IsDir() {
@@ -107,7 +109,10 @@ func copyDisk(ctx context.Context, from, to string, report progress.Func) (init 
 // modes, links and extended attributes.
 func (s *Store) registerDirectory(ctx context.Context, request api.Register, describe func(*Manifest), report progress.Func) (Image, error) {
 	for _, own := range []string{s.dir, s.options.CacheDir} {
-		if within, err := filepath.Rel(request.RootFS, own); err != nil || filepath.IsLocal(within) {
+		switch within, err := isWithin(own, request.RootFS); {
+		case err != nil:
+			return Image{}, fmt.Errorf("cannot tell whether %q is in it: %w", own, err)
+		case within:
 			return Image{}, usage(fmt.Errorf("what banger itself writes, in %q, is in that directory", own))
 		}
 	}
@@ -135,6 +140,31 @@ func (s *Store) registerDirectory(ctx context.Context, request api.Register, des
 		return Image{}, errors.Join(err, file.Close())
 	}
 	return s.add(ctx, request.Name, container, describe, report)
+}
+
+// isWithin tells whether path, which need not be there, is dir or in it, wherever
+// symbolic links lead.
+func isWithin(path, dir string) (bool, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return false, err
+	}
+	path, err = resolve(path)
+	if err != nil {
+		return false, err
+	}
+	relative, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(relative), err
+}
+
+// resolve follows the symbolic links in as much of a path as there is.
+func resolve(path string) (string, error) {
+	resolved, err := filepath.EvalSymlinks(path)
+	if parent := filepath.Dir(path); errors.Is(err, os.ErrNotExist) && parent != path {
+		parent, err = resolve(parent)
+		return filepath.Join(parent, filepath.Base(path)), err
+	}
+	return resolved, err
 }
 
 // packDirectory writes what is in a directory to a tar stream. Of other file

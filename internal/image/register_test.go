@@ -1,13 +1,65 @@
 package image
 
 import (
+	"encoding/json"
+	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+
+	"banger/internal/api"
+	"banger/internal/progress"
 )
+
+func TestRegisterDirectory(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("tar"); err != nil {
+		t.Skip("SKIPPED: no tar")
+	}
+	top := t.TempDir()
+	root, aside := filepath.Join(top, "root"), filepath.Join(top, "aside")
+	if err := errors.Join(os.MkdirAll(filepath.Join(root, "real"), 0o700), os.Mkdir(aside, 0o700),
+		os.Symlink(root, filepath.Join(top, "link")), os.Symlink(filepath.Join(root, "real"), filepath.Join(aside, "into"))); err != nil {
+		t.Fatal(err)
+	}
+	register := func(cache, rootFS string) (Image, error) {
+		t.Helper()
+		s, err := Open(filepath.Join(aside, "images"), Options{CacheDir: cache})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Register(t.Context(), api.Register{Name: "mine", RootFS: rootFS}, progress.Discard)
+	}
+	for _, test := range [][2]string{
+		{root, root},
+		{filepath.Join(root, "not/there"), root},
+		{filepath.Join(root, "cache"), filepath.Join(top, "link")},
+		{filepath.Join(aside, "into", "cache"), root},
+	} {
+		_, err := register(test[0], test[1])
+		if told, ok := errors.AsType[*api.Error](err); !ok || told.Kind != api.KindUsage || !strings.Contains(told.Message, "banger itself writes") {
+			t.Errorf("%q, of a cache %q: %v", test[1], test[0], err)
+		}
+	}
+	_, err := register("relative", root)
+	if told, ok := errors.AsType[*api.Error](err); !ok || told.Kind == api.KindUsage {
+		t.Errorf("of a cache nobody knows where: %v", err)
+	}
+	image, err := register(filepath.Join(aside, "cache"), filepath.Join(top, "link"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if image.Source["from"] != "directory" || image.Source["name"] != "link" {
+		t.Errorf("source %v", image.Source)
+	}
+	if said, err := json.Marshal(image.Manifest); err != nil || strings.Contains(string(said), top) {
+		t.Errorf("the image tells where it was: %s, %v", said, err)
+	}
+}
 
 // TestPackDirectoryIsBounded has a tar that complains about each of many files.
 func TestPackDirectoryIsBounded(t *testing.T) {
