@@ -24,6 +24,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"banger/internal/objects"
+	"banger/internal/streams"
 )
 
 // What a bundle may be of.
@@ -84,7 +85,7 @@ type reader struct {
 
 // decompress is to be closed.
 func decompress(ctx context.Context, stream io.Reader) (*zstd.Decoder, error) {
-	return zstd.NewReader(&ctxReader{ctx, stream}, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
+	return zstd.NewReader(streams.Until(ctx, stream), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
 }
 
 // newReader reads the header.
@@ -182,17 +183,4 @@ func (r *reader) end() error {
 		return err
 	}
 	return nil
-}
-
-// ctxReader ends a long read when its ctx ends.
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r *ctxReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }

@@ -19,6 +19,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/objects"
 	"banger/internal/progress"
+	"banger/internal/streams"
 )
 
 // Export packs an object into a file at path; if that is a directory, into a
@@ -177,13 +178,13 @@ func packTar[M any](ctx context.Context, w io.Writer, object objects.Object[M], 
 			return err
 		}
 	}
-	count := &counter{text: "packing", total: total, report: report}
+	count := &streams.Counter{Text: "packing", Total: total, Report: report}
 	for i, part := range object.Parts {
 		if err := out.WriteHeader(&tar.Header{Name: part.Path, Mode: 0o644, Size: part.Size}); err != nil {
 			return err
 		}
 		hash := sha256.New()
-		if _, err := io.Copy(io.MultiWriter(out, hash, count), &ctxReader{ctx, files[i]}); err != nil {
+		if _, err := io.Copy(io.MultiWriter(out, hash, count), streams.Until(ctx, files[i])); err != nil {
 			return err
 		}
 		if hex.EncodeToString(hash.Sum(nil)) != part.SHA256 {
@@ -191,22 +192,4 @@ func packTar[M any](ctx context.Context, w io.Writer, object objects.Object[M], 
 		}
 	}
 	return out.Close()
-}
-
-// counter reports how much has gone into it.
-type counter struct {
-	text        string
-	done, shown int64
-	total       int64 // 0 if it is not known
-	report      progress.Func
-}
-
-func (c *counter) Write(p []byte) (int, error) {
-	const often = 8 << 20
-	c.done += int64(len(p))
-	if c.done-c.shown >= often {
-		c.shown = c.done
-		c.report(progress.Event{Text: c.text, Done: c.done, Total: c.total, Bytes: true})
-	}
-	return len(p), nil
 }

@@ -20,6 +20,7 @@ import (
 	"banger/internal/objects"
 	"banger/internal/progress"
 	"banger/internal/size"
+	"banger/internal/streams"
 )
 
 // Request is for what a bundle has.
@@ -68,7 +69,7 @@ func importBundle[M any](ctx context.Context, store *objects.Store[M], request R
 		return none, err
 	}
 	defer func() { err = errors.Join(err, stream.Close()) }()
-	count := &counter{text: "unpacking", total: max(length, 0), report: report}
+	count := &streams.Counter{Text: "unpacking", Total: max(length, 0), Report: report}
 	plain, err := decompress(ctx, io.TeeReader(stream, count))
 	if err != nil {
 		return none, err
@@ -179,7 +180,7 @@ func (r *reader) unpack(ctx context.Context, part objects.Part, dir string) (err
 	defer func() { err = errors.Join(err, file.Close()) }()
 	hash := sha256.New()
 	// The context is looked at here too: holes of a sparse entry are read from nothing.
-	if _, err := io.CopyBuffer(io.MultiWriter(hash, &sparseWriter{file: file}), &ctxReader{ctx, r.tar}, make([]byte, 1<<20)); err != nil {
+	if _, err := io.CopyBuffer(io.MultiWriter(hash, &sparseWriter{file: file}), streams.Until(ctx, r.tar), make([]byte, 1<<20)); err != nil {
 		return fmt.Errorf("cannot unpack %q: %w", part.Path, err)
 	}
 	if digest := hex.EncodeToString(hash.Sum(nil)); digest != part.SHA256 {

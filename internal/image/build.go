@@ -18,6 +18,7 @@ import (
 	"banger/internal/image/ext4"
 	"banger/internal/progress"
 	"banger/internal/size"
+	"banger/internal/streams"
 )
 
 // build makes the image's parts in dir.
@@ -92,8 +93,7 @@ func store(dir string, stream io.Reader, report progress.Func) (contents, error)
 		copied.CloseWithError(err)
 		inspected <- result{found, err}
 	}()
-	counted := &counter{r: io.TeeReader(stream, tee), report: report}
-	err := ext4.Write(filepath.Join(dir, rootDisk), counted)
+	err := ext4.Write(filepath.Join(dir, rootDisk), counted(io.TeeReader(stream, tee), report))
 	tee.CloseWithError(err)
 	found := <-inspected
 	if err == nil {
@@ -102,22 +102,9 @@ func store(dir string, stream io.Reader, report progress.Func) (contents, error)
 	return found.contents, err
 }
 
-// counter reports how much has gone through it.
-type counter struct {
-	r        io.Reader
-	report   progress.Func
-	n, shown int64
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	const often = 32 << 20
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	if c.n-c.shown >= often {
-		c.shown = c.n
-		c.report(progress.Event{Text: "writing the image", Done: c.n, Bytes: true})
-	}
-	return n, err
+// counted reports how much of what becomes an image has gone through it.
+func counted(stream io.Reader, report progress.Func) io.Reader {
+	return io.TeeReader(stream, &streams.Counter{Text: "writing the image", Report: report})
 }
 
 func writeList(path string, packages []pkg) error {

@@ -83,7 +83,7 @@ func (s *Store) spool(ctx context.Context, stream io.Reader, report progress.Fun
 			err = errors.Join(err, file.Close())
 		}
 	}()
-	limited := &io.LimitedReader{R: &counter{r: stream, report: report}, N: oci.MaxSize + 1}
+	limited := &io.LimitedReader{R: counted(stream, report), N: oci.MaxSize + 1}
 	if _, err := io.Copy(file, limited); err != nil {
 		return nil, err
 	}

@@ -226,7 +226,7 @@ func (s *Store) flatten(ctx context.Context, container *oci.Image, dir string, r
 		out.CloseWithError(err)
 		written <- err
 	}()
-	err = ext4.Write(filepath.Join(dir, rootDisk), &counter{r: stream, report: report})
+	err = ext4.Write(filepath.Join(dir, rootDisk), counted(stream, report))
 	stream.CloseWithError(err)
 	if treeErr := <-written; treeErr != nil && (err == nil || errors.Is(err, treeErr)) {
 		err = treeErr

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/streams"
 )
 
 // Fill returns the named object, and has build make it first if it is not
@@ -388,7 +390,7 @@ func sealFile(ctx context.Context, path string) (int64, string, error) {
 	}
 	defer file.Close()
 	hash := sha256.New()
-	size, err := io.Copy(hash, &ctxReader{ctx, file})
+	size, err := io.Copy(hash, streams.Until(ctx, file))
 	if err != nil {
 		return 0, "", err
 	}
@@ -399,19 +401,6 @@ func sealFile(ctx context.Context, path string) (int64, string, error) {
 		return 0, "", err
 	}
 	return size, hex.EncodeToString(hash.Sum(nil)), nil
-}
-
-// ctxReader ends a long read when its ctx ends.
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r *ctxReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }
 
 // writeFile writes a small file so that after a crash it is there with all its

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"banger/internal/objects"
+	"banger/internal/streams"
 )
 
 // Blobs is a cache of content by digest, in a directory that any number of
@@ -132,7 +133,7 @@ func (b *Blobs) download(ctx context.Context, digest string, size int64, get get
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	sum := sha256.New()
-	offset, err := io.Copy(sum, &ctxReader{ctx, file})
+	offset, err := io.Copy(sum, streams.Until(ctx, file))
 	if err != nil {
 		return fmt.Errorf("cannot read what was downloaded: %w", err)
 	}

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"banger/internal/streams"
 )
 
 // Layer is one archive of what an image is made of.
@@ -118,7 +120,7 @@ func (l Layer) open(ctx context.Context) (_ *reading, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &reading{raw: &ctxReader{ctx, file}, packed: newVerifier("it", l.Digest), inner: newVerifier("its archive", l.DiffID), closers: []io.Closer{file}}
+	r := &reading{raw: streams.Until(ctx, file), packed: newVerifier("it", l.Digest), inner: newVerifier("its archive", l.DiffID), closers: []io.Closer{file}}
 	if r.packed != nil {
 		r.raw = io.TeeReader(r.raw, r.packed.hash)
 	}
@@ -236,19 +238,6 @@ func (r *limitedReader) Read(p []byte) (int, error) {
 		return n, tooLarge("its layers unpack to more than %d GiB", int64(MaxSize)>>30)
 	}
 	return n, err
-}
-
-// ctxReader ends a long read when its ctx ends.
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r *ctxReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }
 
 // walk visits all names but the root's, directories before what is in them, in

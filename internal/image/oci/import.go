@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"banger/internal/streams"
 )
 
 // Import opens an image on disk: the directory of an OCI layout, an archive of
@@ -260,7 +262,7 @@ func peekKind(ctx context.Context, file *os.File) (k kind, compressed bool, err 
 		}
 		return kindRootfs, false, err
 	}
-	plain, _, err := decompress(ctx, &ctxReader{ctx, io.NewSectionReader(file, 0, info.Size())})
+	plain, _, err := decompress(ctx, streams.Until(ctx, io.NewSectionReader(file, 0, info.Size())))
 	if err != nil {
 		return 0, false, err
 	}
@@ -303,7 +305,7 @@ func unpack(ctx context.Context, file *os.File, tempDir string) (_ *os.File, err
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	plain, _, err := decompress(ctx, &ctxReader{ctx, file})
+	plain, _, err := decompress(ctx, streams.Until(ctx, file))
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,48 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"banger/internal/progress"
+)
+
+func TestUntil(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	r := Until(ctx, strings.NewReader("ab"))
+	one := make([]byte, 1)
+	if n, err := r.Read(one); n != 1 || err != nil {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+	cancel()
+	if n, err := r.Read(one); n != 0 || !errors.Is(err, context.Canceled) {
+		t.Errorf("after the end: read %d bytes, %v", n, err)
+	}
+}
+
+func TestCounter(t *testing.T) {
+	t.Parallel()
+	var got []progress.Event
+	counter := &Counter{Text: "copying", Total: 20 << 20, Report: func(e progress.Event) { got = append(got, e) }}
+	for range 20 {
+		if n, err := counter.Write(make([]byte, 1<<20)); n != 1<<20 || err != nil {
+			t.Fatalf("wrote %d bytes, %v", n, err)
+		}
+	}
+	want := []progress.Event{
+		{Text: "copying", Done: 8 << 20, Total: 20 << 20, Bytes: true},
+		{Text: "copying", Done: 16 << 20, Total: 20 << 20, Bytes: true},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+	if _, err := io.WriteString(counter, "more"); err != nil || len(got) != len(want) {
+		t.Errorf("told %d times, %v", len(got), err)
+	}
+}
