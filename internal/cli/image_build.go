@@ -43,7 +43,7 @@ func newImageBuild(a *app) *cobra.Command {
 		Use:   "build -t NAME RECIPE|CONTEXT",
 		Short: "Make an image by a recipe or a Dockerfile",
 		Long: `Make an image in a VM, which is gone afterwards whatever happens: nothing of a build
-runs on this host, and nothing of yours gets into it (no file_sync).
+runs on this host, and of your files only what is named here gets into it (no file_sync).
 
 RECIPE is a TOML file: a base image, or a suite of Debian, and what is added to it:
 

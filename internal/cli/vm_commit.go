@@ -17,10 +17,11 @@ func newVMCommit(a *app) *cobra.Command {
 		Long: `Make an image of what a VM has on its disk now, /root included: new VMs of it begin
 with that. A VM that does not run is started for it, and stopped again.
 
-What is one machine's own is left out (ssh host keys, machine id, authorized_keys), and
-so are /tmp and what Docker stores. Everything else is in the image, so keep secrets out
-of it: files of yours that file_sync has copied, a workspace, the shell's history. Stop
-what writes much, since files are read one after the other.`,
+What is one machine's own is left out (ssh host keys, machine id, authorized_keys, this
+host's proxies and CA certificates), and so are /tmp and what Docker stores. Everything
+else is in the image, so keep secrets out of it: files of yours that file_sync has
+copied, a workspace, the shell's history. Stop what writes much, since files are
+read one after the other.`,
 		Example:           "  banger vm commit sandbox tools\n  banger vm run --rm --image tools -- make test",
 		Args:              exactly("the VM's name", "the image's name"),
 		ValidArgsFunction: first(a.live(vmNames)),

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/guest/configure"
 	"banger/internal/guest/tree"
 )
 
@@ -98,10 +99,14 @@ func (s *Server) system(w http.ResponseWriter, _ *http.Request) error {
 		return fmt.Errorf("cannot read the root file system: %w", err)
 	}
 	defer dir.Close()
+	host, err := configure.FindHostCertificates(root)
+	if err != nil {
+		return err
+	}
 	unix.Sync()
 	out := bufio.NewWriterSize(w, downloadBuffer)
 	w.Header().Set("Content-Type", "application/x-tar")
-	if err := tree.PackSystem(dir, "root", out); err != nil {
+	if err := tree.PackSystem(dir, "root", host, out); err != nil {
 		return broken{err}
 	}
 	if err := out.Flush(); err != nil {

@@ -55,22 +55,79 @@ func certificates(root *rootfs.FS, c wire.Configuration) (variables map[string]s
 	if len(c.Certificates) > 0 {
 		variables["NODE_EXTRA_CA_CERTS"] = hostBundle // beside those that it has built in
 	}
-	for _, s := range stores {
-		if !exists(root, s.bundle) {
-			continue
+	s, ok := storeOf(root)
+	if !ok {
+		return variables, nil
+	}
+	if err := s.update(root, c.Certificates); err != nil {
+		return nil, fmt.Errorf("cannot make the guest trust the host's certificates: %w", err)
+	}
+	if len(c.Certificates) > 0 {
+		for _, name := range []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "GIT_SSL_CAINFO"} {
+			variables[name] = s.bundle
 		}
-		if err := s.update(root, c.Certificates); err != nil {
-			return nil, fmt.Errorf("cannot make the guest trust the host's certificates: %w", err)
-		}
-		if len(c.Certificates) > 0 {
-			for _, name := range []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "GIT_SSL_CAINFO"} {
-				variables[name] = s.bundle
-			}
-		}
-		break
 	}
 	return variables, nil
 }
+
+// storeOf returns the store that a root has, if it has one.
+func storeOf(root *rootfs.FS) (store, bool) {
+	for _, s := range stores {
+		if exists(root, s.bundle) {
+			return s, true
+		}
+	}
+	return store{}, false
+}
+
+// HostCertificates are what a root trusts because its host does: one VM's, as
+// [Inherited] is.
+type HostCertificates struct {
+	store store
+	certs map[string][]byte // by their file's name
+}
+
+// FindHostCertificates looks them up.
+func FindHostCertificates(root *rootfs.FS) (HostCertificates, error) {
+	s, ok := storeOf(root)
+	if !ok {
+		return HostCertificates{}, nil
+	}
+	certs, err := s.old(root)
+	if err != nil {
+		return HostCertificates{}, fmt.Errorf("cannot find the host's certificates: %w", err)
+	}
+	return HostCertificates{store: s, certs: certs}, nil
+}
+
+// Own tells whether a file or a link is there for them alone. Its name is
+// relative to the root, and target is where a link leads.
+func (h HostCertificates) Own(name, target string) bool {
+	switch path.Dir("/" + name) {
+	case h.store.hashes:
+		return ofHost(target)
+	case h.store.anchors:
+		return ofHost(name)
+	}
+	return false
+}
+
+// Bundle is a file, relative to the root, that has them beside what is the
+// image's or the user's; empty if there is none. [HostCertificates.Without] is
+// the rest of its content.
+func (h HostCertificates) Bundle() string { return strings.TrimPrefix(h.store.bundle, "/") }
+
+// Without takes them out of a bundle.
+func (h HostCertificates) Without(bundle []byte) []byte {
+	for _, pem := range h.certs {
+		bundle = bytes.ReplaceAll(bundle, pem, nil)
+	}
+	return bundle
+}
+
+// ofHost tells whether a path is that of a file which banger has put into a
+// store.
+func ofHost(name string) bool { return strings.HasPrefix(path.Base(name), anchorPrefix) }
 
 // update brings a store from the certificates of an earlier start to these. The
 // old anchors go last, and the bundle changes before them: what a crash leaves
@@ -80,14 +137,11 @@ func (s store) update(root *rootfs.FS, certs []wire.Certificate) error {
 	if err != nil || (len(old) == 0 && len(certs) == 0) {
 		return err
 	}
-	bundle, err := root.ReadFile(s.bundle, maxFile)
+	bundle, err := root.ReadFile(s.bundle, MaxFile)
 	if err != nil {
 		return err
 	}
-	content, same := bundle, len(old) == len(certs)
-	for _, pem := range old {
-		content = bytes.ReplaceAll(content, pem, nil)
-	}
+	content, same := HostCertificates{s, old}.Without(bundle), len(old) == len(certs)
 	anchors := map[string]bool{}
 	for _, cert := range certs {
 		name, pem := anchorPrefix+cert.ID+".crt", []byte(withNewline(cert.PEM))
@@ -133,10 +187,10 @@ func (s store) old(root *rootfs.FS) (map[string][]byte, error) {
 	}
 	old := map[string][]byte{}
 	for _, name := range names {
-		if !strings.HasPrefix(name, anchorPrefix) {
+		if !ofHost(name) {
 			continue
 		}
-		pem, err := root.ReadFile(path.Join(s.anchors, name), maxFile)
+		pem, err := root.ReadFile(path.Join(s.anchors, name), MaxFile)
 		if err != nil {
 			return nil, err
 		}
@@ -174,7 +228,7 @@ func (s store) link(root *rootfs.FS, certs []wire.Certificate) error {
 		if err != nil {
 			target = "" // no link
 		}
-		if !strings.HasPrefix(path.Base(target), anchorPrefix) {
+		if !ofHost(target) {
 			taken[name] = true
 			continue
 		}

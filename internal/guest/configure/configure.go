@@ -127,14 +127,15 @@ const (
 	end   = "# end banger"
 )
 
-// maxFile bounds the files whose other lines are kept.
-const maxFile = 4 << 20
+// MaxFile bounds the files whose other lines are kept, in bytes: a longer one is
+// none that banger has written to.
+const MaxFile = 4 << 20
 
 // block puts lines between two marks into a file, in place of those that are
 // there, and keeps what the guest's user has written around them. Without the
 // marks it takes the file for the image's own: kept if keep is set.
 func block(root *rootfs.FS, name string, lines []string, perm fs.FileMode, keep bool) error {
-	old, err := root.ReadFile(name, maxFile)
+	old, err := root.ReadFile(name, MaxFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ELOOP) {
 		return err
 	}

@@ -31,7 +31,7 @@ func environment(root *rootfs.FS, variables map[string]string) (services bool, e
 		assignments = append(assignments, systemdQuote(k+"="+variables[k]))
 		exports = append(exports, "export "+k+"="+shellQuote(variables[k]))
 	}
-	old, err := root.ReadFile(environmentFile, maxFile)
+	old, err := root.ReadFile(environmentFile, MaxFile)
 	// Nothing to say, unless something was said before.
 	if len(lines) > 0 || (err == nil && bytes.Contains(old, []byte(begin))) {
 		if err := block(root, environmentFile, lines, 0o644, true); err != nil {
@@ -51,9 +51,10 @@ func environment(root *rootfs.FS, variables map[string]string) (services bool, e
 }
 
 // Inherited are the files, relative to the root, that have nothing but what
-// the host has passed on to one VM: its proxies, whose URLs may have passwords.
+// the host has passed on to one VM: its proxies, whose URLs may have passwords,
+// and its certificates, of which [HostCertificates] has the rest.
 func Inherited() []string {
-	return []string{strings.TrimPrefix(servicesFile, "/"), strings.TrimPrefix(profileFile, "/")}
+	return []string{strings.TrimPrefix(servicesFile, "/"), strings.TrimPrefix(profileFile, "/"), strings.TrimPrefix(hostBundle, "/")}
 }
 
 // EnvironmentFile, relative to the root, has such things beside what is the
@@ -76,7 +77,7 @@ func exists(root *rootfs.FS, name string) bool {
 // ours writes a file that is banger's alone, or removes it. It reports whether
 // that has changed anything.
 func ours(root *rootfs.FS, name, content string, want bool) (changed bool, err error) {
-	old, err := root.ReadFile(name, maxFile)
+	old, err := root.ReadFile(name, MaxFile)
 	switch {
 	case !want && errors.Is(err, fs.ErrNotExist):
 		return false, nil

@@ -74,10 +74,11 @@ type packer struct {
 	system  bool
 	path    string
 	devices map[uint64]bool
+	host    configure.HostCertificates
 }
 
 func (p *packer) add(name, as string, info fs.FileInfo) error {
-	if info.Mode()&fs.ModeSocket != 0 || p.system && own(name) {
+	if info.Mode()&fs.ModeSocket != 0 {
 		return nil
 	}
 	target := ""
@@ -86,6 +87,9 @@ func (p *packer) add(name, as string, info fs.FileInfo) error {
 		if target, err = p.root.Readlink(name); err != nil {
 			return vanished(err)
 		}
+	}
+	if p.system && p.own(name, target) {
+		return nil
 	}
 	h, err := header(info, as, target)
 	if err != nil {
@@ -162,8 +166,10 @@ func (p *packer) file(name string, h *tar.Header) error {
 		return err
 	}
 	defer file.Close()
-	if p.system && name == configure.EnvironmentFile && h.Size <= maxEnvironment {
-		return p.environment(file, h)
+	if p.system && h.Size <= configure.MaxFile {
+		if rest := p.rest(name); rest != nil {
+			return p.changed(file, h, rest)
+		}
 	}
 	return p.content(file, h)
 }

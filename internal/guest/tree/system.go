@@ -24,8 +24,8 @@ import (
 // extended attributes: what an image of it is made of. Of other file systems
 // that are mounted in it, it has what is below home, and the directories of
 // the rest without what is in them. What is a machine's own and not to be had
-// twice is left out.
-func PackSystem(root *os.Root, home string, w io.Writer) error {
+// twice is left out, and so are the host's certificates that are in it.
+func PackSystem(root *os.Root, home string, host configure.HostCertificates, w io.Writer) error {
 	info, err := root.Stat(".")
 	if err != nil {
 		return err
@@ -35,7 +35,7 @@ func PackSystem(root *os.Root, home string, w io.Writer) error {
 		return err
 	}
 	defer top.Close()
-	p := packer{root: root, path: "/proc/self/fd/" + strconv.Itoa(int(top.Fd())), tar: tar.NewWriter(w), links: map[inode]string{}, system: true, devices: map[uint64]bool{device(info): true}}
+	p := packer{root: root, path: "/proc/self/fd/" + strconv.Itoa(int(top.Fd())), tar: tar.NewWriter(w), links: map[inode]string{}, system: true, host: host, devices: map[uint64]bool{device(info): true}}
 	if info, err := root.Stat(home); err == nil {
 		p.devices[device(info)] = true
 	}
@@ -49,9 +49,10 @@ func device(info fs.FileInfo) uint64 {
 	return info.Sys().(*syscall.Stat_t).Dev //nolint:forcetypeassert // on Linux
 }
 
-// own tells what of a system is one machine's: names are relative to its root.
-func own(name string) bool {
-	if slices.Contains(configure.Inherited(), name) {
+// own tells what of a system is one machine's: names are relative to its root,
+// and target is where a link leads.
+func (p *packer) own(name, target string) bool {
+	if slices.Contains(configure.Inherited(), name) || p.host.Own(name, target) {
 		return true
 	}
 	switch name {
@@ -62,18 +63,25 @@ func own(name string) bool {
 	return matched && err == nil
 }
 
-// maxEnvironment bounds what is read of the file with the environment, in
-// bytes: a longer one is none that banger has written to.
-const maxEnvironment = 1 << 20
+// rest returns what takes out of a file's content what the host has passed on
+// to this VM, nil for a file that has no such thing.
+func (p *packer) rest(name string) func(content []byte) []byte {
+	switch name {
+	case configure.EnvironmentFile:
+		return configure.WithoutInherited
+	case p.host.Bundle():
+		return p.host.Without
+	}
+	return nil
+}
 
-// environment packs the file with the environment without what the host has
-// passed on to this VM.
-func (p *packer) environment(file io.Reader, h *tar.Header) error {
+// changed packs a file of a size that banger writes with another content.
+func (p *packer) changed(file io.Reader, h *tar.Header, change func([]byte) []byte) error {
 	content, err := io.ReadAll(io.LimitReader(file, h.Size))
 	if err != nil {
 		return fmt.Errorf("cannot pack %q: %w", h.Name, err)
 	}
-	content = configure.WithoutInherited(content)
+	content = change(content)
 	h.Size = int64(len(content))
 	return p.content(bytes.NewReader(content), h)
 }
