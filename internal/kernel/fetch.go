@@ -69,21 +69,25 @@ func Check(ctx context.Context) error {
 	if err := debian.Check(ctx); err != nil {
 		return err
 	}
-	return checkTools()
+	return checkTools("dpkg-deb", "depmod", "xz")
 }
 
-// checkTools is [Check] for packages that are on this machine already.
-func checkTools() error {
+// toolPackages are the packages that tools are in.
+var toolPackages = map[string]string{"dpkg-deb": "dpkg", "depmod": "kmod", "xz": "xz-utils"}
+
+// checkTools is an [api.Error] with a hint if this machine lacks one of the
+// tools, or nil.
+func checkTools(names ...string) error {
 	var missing []string
-	for _, tool := range []struct{ name, pkg string }{{"dpkg-deb", "dpkg"}, {"depmod", "kmod"}, {"xz", "xz-utils"}} {
-		if !haveTool(tool.name) {
-			missing = append(missing, tool.pkg)
+	for _, name := range names {
+		if !haveTool(name) {
+			missing = append(missing, toolPackages[name])
 		}
 	}
 	if len(missing) > 0 {
 		return &api.Error{
 			Kind:    api.KindState,
-			Message: "cannot fetch kernels: this machine lacks " + strings.Join(missing, ", "),
+			Message: "this machine lacks " + strings.Join(missing, ", "),
 			Hint:    "sudo apt-get install " + strings.Join(missing, " "),
 		}
 	}

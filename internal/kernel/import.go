@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 
 	"banger/internal/api"
 	"banger/internal/bundle"
-	"banger/internal/excerpt"
 	"banger/internal/objects"
 	"banger/internal/progress"
 )
@@ -30,13 +28,16 @@ func (s *Store) Import(ctx context.Context, request api.Import, report progress.
 			return Kernel{object}, err
 		}
 	}
-	from, take := request.Path, takePackage
+	from, take, tools := request.Path, takePackage, []string{"depmod", "dpkg-deb"}
 	if !strings.HasSuffix(request.Path, packageExtension) {
 		files, err := findInstalled(request)
 		if err != nil {
 			return Kernel{}, cannotImport(request.Path, err)
 		}
-		from, take = files.image, files.take
+		from, take, tools = files.image, files.take, []string{"depmod"}
+	}
+	if err := checkTools(tools...); err != nil {
+		return Kernel{}, cannotImport(request.Path, err)
 	}
 	name := request.Name
 	if name == "" {
@@ -93,9 +94,6 @@ func importName(location string) string {
 type taker func(ctx context.Context, request api.Import, work string, report progress.Func) (installed, Manifest, error)
 
 func importTree(ctx context.Context, request api.Import, take taker, dir string, report progress.Func) (_ Manifest, err error) {
-	if err := checkTools(); err != nil {
-		return Manifest{}, err
-	}
 	// It must do what the catalog's kernels do.
 	offered, err := recipes()
 	if err != nil {
@@ -121,44 +119,9 @@ func importTree(ctx context.Context, request api.Import, take taker, dir string,
 	return manifest, err
 }
 
-// takePackage unpacks a Debian package.
-func takePackage(ctx context.Context, request api.Import, work string, report progress.Func) (installed, Manifest, error) {
-	if request.Modules != "" || request.Config != "" {
-		return installed{}, Manifest{}, &api.Error{Kind: api.KindUsage, Message: "a package has its modules and configuration in itself"}
-	}
-	report.Step("unpacking the package")
-	cmd := exec.CommandContext(ctx, "sh", "-c", "set -eu\n"+unpackHook)
-	cmd.Dir, cmd.Env = work, append(os.Environ(), "deb="+request.Path)
-	said := new(excerpt.Writer)
-	cmd.Stderr = said
-	if err := cmd.Run(); err != nil {
-		for line := range strings.Lines(said.String()) {
-			if !strings.HasPrefix(line, "I: ") { // the first that complains knows why
-				err = errors.New(strings.TrimSpace(line))
-				break
-			}
-		}
-		return installed{}, Manifest{}, fmt.Errorf("cannot unpack the package: %w", err)
-	}
-	files, err := findInstalled(api.Import{Path: work})
-	if err == nil {
-		err = files.within(work)
-	}
-	if err != nil {
-		return installed{}, Manifest{}, err
-	}
-	control, err := os.ReadFile(filepath.Join(work, controlFile))
-	if err != nil {
-		return installed{}, Manifest{}, err
-	}
-	sum, err := os.ReadFile(filepath.Join(work, sumFile))
-	if err != nil {
-		return installed{}, Manifest{}, err
-	}
-	return files, Manifest{Description: "of the package " + filepath.Base(request.Path), Source: packageSource(control, sum)}, nil
-}
-
-// take is a [taker] of what is there already.
+// take is a [taker] of what is there already. The paths are this host's own, and
+// not told to those who get a bundle of it.
 func (k installed) take(context.Context, api.Import, string, progress.Func) (installed, Manifest, error) {
-	return k, Manifest{Description: "of " + k.image + " and " + k.modules, Source: Source{File: k.image}}, nil
+	image := filepath.Base(k.image)
+	return k, Manifest{Description: "of " + image + " and " + filepath.Base(k.modules), Source: Source{File: image}}, nil
 }

@@ -99,27 +99,6 @@ func usage(message, hint string) error {
 	return &api.Error{Kind: api.KindUsage, Message: message, Hint: hint}
 }
 
-// within refuses files that links have led out of a directory.
-func (k installed) within(dir string) error {
-	dir, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return err
-	}
-	for _, path := range []string{k.image, k.modules, k.config} {
-		if path == "" {
-			continue
-		}
-		resolved, err := filepath.EvalSymlinks(path)
-		if err != nil {
-			return err
-		}
-		if rel, err := filepath.Rel(dir, resolved); err != nil || !filepath.IsLocal(rel) {
-			return fmt.Errorf("its %q leads out of it", filepath.Base(path))
-		}
-	}
-	return nil
-}
-
 // stage makes of the files a tree, in the directory to, as [hook] leaves it.
 func (k installed) stage(ctx context.Context, to string) error {
 	image, info, err := regular.Read(k.image, maxImage)
