@@ -9,8 +9,6 @@ import (
 	"maps"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"banger/internal/api"
 	"banger/internal/image/oci"
 	"banger/internal/progress"
@@ -74,7 +72,7 @@ func (s *Store) spool(ctx context.Context, stream io.Reader, report progress.Fun
 	if err := os.MkdirAll(s.options.CacheDir, 0o700); err != nil {
 		return nil, err
 	}
-	file, err := unnamed(s.options.CacheDir)
+	file, err := oci.Unnamed(s.options.CacheDir)
 	if err != nil {
 		return nil, err
 	}
@@ -91,29 +89,4 @@ func (s *Store) spool(ctx context.Context, stream io.Reader, report progress.Fun
 		return nil, fmt.Errorf("%w: its files have more than %d GiB", oci.ErrTooLarge, oci.MaxSize>>30)
 	}
 	return file, ctx.Err()
-}
-
-// unnamed opens a new file in dir that goes with this process.
-func unnamed(dir string) (*os.File, error) {
-	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
-	switch {
-	case err == nil:
-		return os.NewFile(uintptr(fd), "the VM's disk"), nil
-	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EISDIR):
-		// Not every file system has that: NFS, and overlays of older kernels.
-		return nameless(dir)
-	}
-	return nil, &os.PathError{Op: "create a file in", Path: dir, Err: err}
-}
-
-// nameless takes the name of a new file away at once.
-func nameless(dir string) (*os.File, error) {
-	file, err := os.CreateTemp(dir, "unpacked-")
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Remove(file.Name()); err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return file, nil
 }

@@ -206,7 +206,7 @@ func (s *Store) flatten(ctx context.Context, container *oci.Image, dir string, r
 		return m, err
 	}
 	const most, share = 4 << 30, 8 // of the space that is free
-	err = container.Unpack(ctx, min(most, free/share), func() (*os.File, error) { return unnamed(dir) })
+	err = container.Unpack(ctx, min(most, free/share), dir)
 	if err != nil {
 		return m, s.dropDamaged(container, err)
 	}

@@ -13,10 +13,10 @@ import (
 )
 
 // Unpack unpacks and verifies layers that are compressed, side by side, into
-// files that create makes and that have no name. They are read twice later and
-// need not be decompressed for it. Layers that would take more than room bytes
-// in all stay as they are.
-func (i *Image) Unpack(ctx context.Context, room int64, create func() (*os.File, error)) error {
+// files in dir that have no name. They are read twice later and need not be
+// decompressed for it. Layers that would take more than room bytes in all stay
+// as they are.
+func (i *Image) Unpack(ctx context.Context, room int64, dir string) error {
 	budget := &atomic.Int64{}
 	budget.Store(room)
 	files := make([]*os.File, len(i.Layers))
@@ -24,7 +24,7 @@ func (i *Image) Unpack(ctx context.Context, room int64, create func() (*os.File,
 	group.SetLimit(atOnce)
 	for n, layer := range i.Layers {
 		group.Go(func() (err error) {
-			if files[n], err = layer.unpack(groupCtx, budget, create); err != nil {
+			if files[n], err = layer.unpack(groupCtx, budget, dir); err != nil {
 				return fmt.Errorf("layer %d of %d: %w", n+1, len(i.Layers), err)
 			}
 			return nil
@@ -68,7 +68,7 @@ var errRoom = errors.New("there is no room to unpack it ahead")
 
 // unpack returns a file with the layer's archive, or nil where that makes no
 // sense: it is not compressed, or there is no room.
-func (l Layer) unpack(ctx context.Context, budget *atomic.Int64, create func() (*os.File, error)) (_ *os.File, err error) {
+func (l Layer) unpack(ctx context.Context, budget *atomic.Int64, dir string) (_ *os.File, err error) {
 	in, err := l.open(ctx)
 	if err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (l Layer) unpack(ctx context.Context, budget *atomic.Int64, create func() (
 	if !in.compressed {
 		return nil, nil //nolint:nilnil // as is said above
 	}
-	file, err := create()
+	file, err := Unnamed(dir)
 	if err != nil {
 		return nil, nil //nolint:nilnil,nilerr // what needs the directory will tell
 	}

@@ -238,14 +238,13 @@ func TestUnpack(t *testing.T) {
 	layers := []Layer{layerOf(packed.Bytes()), layerOf(pack(t, "f .wh.a ")), layerOf(packed.Bytes())}
 	layers[2].Digest = sha256Prefix + strings.Repeat("0", 64)
 	dir := t.TempDir()
-	create := func() (*os.File, error) { return os.CreateTemp(dir, "") }
 	want, err := flat(t, layers[:2]...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for room, unpacked := range map[int64]bool{1 << 20: true, 2000: false, 0: false} {
 		image := &Image{Layers: slices.Clone(layers[:2])}
-		if err := image.Unpack(t.Context(), room, create); err != nil {
+		if err := image.Unpack(t.Context(), room, dir); err != nil {
 			t.Fatal(err)
 		}
 		if image.Layers[0].unpacked != unpacked || image.Layers[1].unpacked {
@@ -260,9 +259,12 @@ func TestUnpack(t *testing.T) {
 		}
 	}
 	image := &Image{Layers: slices.Clone(layers)}
-	err = image.Unpack(t.Context(), 1<<20, create)
+	err = image.Unpack(t.Context(), 1<<20, dir)
 	if _, ok := errors.AsType[*DigestError](err); !ok || !strings.Contains(err.Error(), "layer 3 of 3") {
 		t.Errorf("a wrong digest: got error %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("files have the names %v, %v", left, err)
 	}
 	if err := image.Close(); err != nil {
 		t.Error(err)

@@ -290,7 +290,7 @@ func unpack(ctx context.Context, file *os.File, tempDir string) (_ *os.File, err
 	if err := os.MkdirAll(tempDir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make a place to unpack to: %w", err)
 	}
-	out, err := os.CreateTemp(tempDir, "unpacked-")
+	out, err := Unnamed(tempDir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a place to unpack to: %w", err)
 	}
@@ -299,9 +299,6 @@ func unpack(ctx context.Context, file *os.File, tempDir string) (_ *os.File, err
 			err = errors.Join(err, out.Close())
 		}
 	}()
-	if err := os.Remove(out.Name()); err != nil {
-		return nil, err
-	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}

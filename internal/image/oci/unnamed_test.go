@@ -1,4 +1,4 @@
-package image
+package oci
 
 import (
 	"io"
@@ -8,7 +8,7 @@ import (
 
 func TestUnnamed(t *testing.T) {
 	t.Parallel()
-	for name, open := range map[string]func(string) (*os.File, error){"unnamed": unnamed, "nameless": nameless} {
+	for name, open := range map[string]func(string) (*os.File, error){"unnamed": Unnamed, "nameless": nameless} {
 		dir := t.TempDir()
 		file, err := open(dir)
 		if err != nil {
