@@ -3,12 +3,8 @@ package disk
 import (
 	"bytes"
 	"context"
-	"errors"
-	"io"
 	"os"
 	"sync"
-
-	"golang.org/x/sys/unix"
 )
 
 // Maker makes fresh disks as [Create] does, and remembers what mke2fs has written
@@ -54,9 +50,9 @@ func (m *Maker) Create(ctx context.Context, path string, size int64) error {
 		if err := format(ctx, file.Name()); err != nil {
 			return err
 		}
-		extents, err := extentsOf(file)
-		if err != nil {
-			return err
+		extents := extentsOf(file, size)
+		if extents == nil {
+			return nil
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -69,28 +65,25 @@ func (m *Maker) Create(ctx context.Context, path string, size int64) error {
 }
 
 // extentsOf reads what there is in a sparse file. It is nil for a file of which
-// that is too much to be remembered, such as one on a file system without holes.
-func extentsOf(file *os.File) ([]extent, error) {
+// that is too much to be remembered, such as one on a file system without holes,
+// and for one that cannot be read: the disk is none the worse for that.
+func extentsOf(file *os.File, size int64) []extent {
 	var extents []extent
 	total := 0
 	for offset := int64(0); ; {
-		begin, err := unix.Seek(int(file.Fd()), offset, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			return extents, nil
-		}
+		begin, end, err := nextData(file, offset, size)
 		if err != nil {
-			return nil, err
+			return nil
 		}
-		end, err := unix.Seek(int(file.Fd()), begin, unix.SEEK_HOLE)
-		if err != nil {
-			return nil, err
+		if begin == size {
+			return extents
 		}
 		if total += int(min(end-begin, maxTemplate+1)); total > maxTemplate {
-			return nil, nil
+			return nil
 		}
 		data := make([]byte, end-begin)
-		if _, err := io.ReadFull(io.NewSectionReader(file, begin, end-begin), data); err != nil {
-			return nil, err
+		if _, err := file.ReadAt(data, begin); err != nil {
+			return nil
 		}
 		extents = appendBlocks(extents, begin, data)
 		offset = end
