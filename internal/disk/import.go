@@ -39,7 +39,7 @@ func Clone(ctx context.Context, from *os.File, size int64, path string) (err err
 	for offset := int64(0); offset < size; {
 		data, hole, err := nextData(from, offset, size)
 		if err != nil {
-			return fmt.Errorf("cannot copy to %q: %w", path, err)
+			return wrap("copy to", path, err)
 		}
 		const piece = 16 << 20 // between looks at the context
 		for at := data; at < hole; at += piece {
@@ -48,7 +48,7 @@ func Clone(ctx context.Context, from *os.File, size int64, path string) (err err
 			}
 			part := io.NewSectionReader(from, at, min(piece, hole-at))
 			if _, err := io.Copy(io.NewOffsetWriter(to, at), part); err != nil {
-				return wrap("write the file", path, err)
+				return wrap("copy to", path, err) // the cause says which of the two files it is
 			}
 		}
 		offset = hole
@@ -132,7 +132,7 @@ const (
 	stateClean, stateBad        = 1, 2
 	needsRecovery, is64         = 0x4, 0x80
 	maxLogBlockSize             = 2 // 4096 bytes, a page: guests mount no more
-	mountable            uint32 = 0x2 | 0x10 | 0x40 | is64 | 0x100 | 0x200 | 0x400 | 0x1000 | 0x2000 | 0x4000 | 0x8000
+	mountable            uint32 = 0x2 | 0x10 | 0x40 | is64 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000
 )
 
 // checkSuperblock judges the superblock of a file system in so many bytes.

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"math"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,6 +45,15 @@ func TestClone(t *testing.T) {
 	}
 	if err := Clone(t.Context(), file, 1, target); !errors.Is(err, os.ErrExist) {
 		t.Errorf("onto a file: %v", err)
+	}
+	unreadable, err := os.OpenFile(source, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unreadable.Close()
+	err = Clone(t.Context(), unreadable, int64(len(content)), filepath.Join(dir, "unread"))
+	if err == nil || strings.Contains(err.Error(), "cannot write") || !strings.Contains(err.Error(), "read "+source) {
+		t.Errorf("of what cannot be read: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -90,6 +101,7 @@ func TestCheck(t *testing.T) {
 		"not clean":     {field(sbState, stateClean), "not clean"},
 		"with errors":   {field(sbState, stateBad), "not clean"},
 		"odd features":  {field(sbIncompat, 1<<17), "features"},
+		"dirdata":       {field(sbIncompat, 0x1000), "features"}, // Lustre's
 		"long blocks":   {field(sbLogBlockSize, 4), "longer"},
 		"half of it":    {func(data []byte) []byte { return data[:len(data)/2] }, "not whole"},
 		"inodes zeroed": {func(data []byte) []byte { clear(data[16<<10 : 1<<20]); return data }, "damaged: e2fsck: exit status "},
@@ -124,12 +136,39 @@ func TestFinding(t *testing.T) {
 
 func FuzzSuperblock(f *testing.F) {
 	f.Add(make([]byte, 1024), int64(1<<20))
+	// One in 256 blocks of 4096 bytes, then others of that.
+	good := make([]byte, 1024)
+	binary.LittleEndian.PutUint32(good[0x4:], 256)
+	binary.LittleEndian.PutUint32(good[0x18:], 2)
+	binary.LittleEndian.PutUint32(good[0x38:], 1<<16|0xef53)
+	binary.LittleEndian.PutUint32(good[0x60:], 0x80|0x40|0x2)
+	if err := checkSuperblock(good, 1<<20); err != nil {
+		f.Fatalf("a good one: %v", err)
+	}
+	f.Add(good, int64(1<<20))
+	f.Add(good, int64(1<<20-1))
+	for _, at := range []int{0x60, 0x150, 0x153, 0x7, 0x18, 0x1b} {
+		other := bytes.Clone(good)
+		other[at] |= 0x4
+		f.Add(other, int64(1<<20))
+		f.Add(other, int64(math.MaxInt64))
+	}
 	f.Fuzz(func(t *testing.T, block []byte, size int64) {
-		if len(block) != 1024 || size < 0 {
+		if len(block) != 1024 || size < 0 || checkSuperblock(block, size) != nil {
 			return
 		}
-		if checkSuperblock(block, size) == nil && size < 1024 {
-			t.Error("nothing was taken for a file system")
+		incompat := binary.LittleEndian.Uint32(block[0x60:])
+		if incompat&0x4 != 0 {
+			t.Error("a journal that has to be replayed was taken")
+		}
+		blocks := new(big.Int).SetUint64(uint64(binary.LittleEndian.Uint32(block[0x4:])))
+		if incompat&0x80 != 0 {
+			high := new(big.Int).SetUint64(uint64(binary.LittleEndian.Uint32(block[0x150:])))
+			blocks.Add(blocks, high.Lsh(high, 32))
+		}
+		length := blocks.Lsh(blocks, 10+uint(binary.LittleEndian.Uint32(block[0x18:])))
+		if length.Sign() == 0 || length.Cmp(big.NewInt(size)) > 0 {
+			t.Errorf("a file system of %d bytes was taken in a file of %d", length, size)
 		}
 	})
 }
