@@ -165,15 +165,20 @@ func checkSuperblock(block []byte, size int64) error {
 	return nil
 }
 
-// FirstIn returns the first of these paths that is in the ext4 file system in a
-// file, empty if none is. debugfs reads it.
-func FirstIn(ctx context.Context, path string, names ...string) (string, error) {
+// executable is how debugfs shows a regular file that somebody may execute: one
+// of the last three digits is odd.
+var executable = regexp.MustCompile(`(?m)^Inode: \d+ +Type: regular +Mode: +[0-7]*[1357][0-7]{0,2} `)
+
+// FirstProgramIn returns the first of these paths that leads to an executable
+// regular file in the ext4 file system in a file, empty if none does. debugfs
+// reads it.
+func FirstProgramIn(ctx context.Context, path string, names ...string) (string, error) {
 	for _, name := range names {
-		said, err := output(ctx, "debugfs", "-R", "stat "+name, path)
+		said, err := output(ctx, "debugfs", "-R", "stat "+name+"/", path) // the slash has it follow a link
 		if err != nil {
 			return "", err
 		}
-		if strings.Contains(said, "\nInode: ") || strings.HasPrefix(said, "Inode: ") {
+		if executable.MatchString(said) {
 			return name, nil
 		}
 	}

@@ -77,9 +77,6 @@ func TestCheck(t *testing.T) {
 	if err := Check(t.Context(), good); err != nil {
 		t.Errorf("of a new one: %v", err)
 	}
-	if name, err := FirstIn(t.Context(), good, "/sbin/init", "/lost+found", "/"); err != nil || name != "/lost+found" {
-		t.Errorf("found %q, %v", name, err)
-	}
 	whole, err := os.ReadFile(good)
 	if err != nil {
 		t.Fatal(err)
@@ -112,6 +109,41 @@ func TestCheck(t *testing.T) {
 		}
 		if err := Check(t.Context(), file); err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), file) {
 			t.Errorf("%s: %v, want %q and no name of a copy", name, err, test.want)
+		}
+	}
+}
+
+func TestFirstProgramIn(t *testing.T) {
+	t.Parallel()
+	for _, tool := range []string{"mke2fs", "debugfs"} {
+		if _, err := FindTool(tool); err != nil {
+			t.Skipf("needs e2fsprogs: %v", err)
+		}
+	}
+	tree := t.TempDir()
+	at := func(name string) string { return filepath.Join(tree, name) }
+	err := errors.Join(
+		os.MkdirAll(at("usr/sbin"), 0o755), os.MkdirAll(at("etc/init"), 0o755), os.Symlink("usr/sbin", at("sbin")),
+		os.WriteFile(at("program"), []byte("x"), 0o755), os.WriteFile(at("groups"), []byte("x"), 0o610), os.WriteFile(at("text"), []byte("x"), 0o644),
+		os.Chmod(at("text"), 0o644|os.ModeSticky|os.ModeSetgid), os.Chmod(at("groups"), 0o610), // whatever the umask
+		os.Symlink("../../program", at("usr/sbin/init")), os.Symlink("/program", at("absolute")), os.Symlink("init", at("etc/loop")),
+		os.Symlink("loop", at("loop")), os.Symlink("nothing", at("dangling")), os.Symlink("text", at("no-program")),
+		os.Symlink("/"+strings.Repeat("./", 100)+"program", at("slow")),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := filepath.Join(t.TempDir(), "disk")
+	if err := run(t.Context(), "mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", "-d", tree, disk, "4M"); err != nil {
+		t.Fatal(err)
+	}
+	no := []string{"/none", "/program/none", "/etc/init", "/etc/loop", "/", "/text", "/loop", "/dangling", "/no-program"}
+	if name, err := FirstProgramIn(t.Context(), disk, no...); err != nil || name != "" {
+		t.Errorf("found %q, %v", name, err)
+	}
+	for _, yes := range []string{"/program", "/groups", "/sbin/init", "/usr/sbin/init", "/absolute", "/slow"} {
+		if name, err := FirstProgramIn(t.Context(), disk, append(no, yes, "/program")...); err != nil || name != yes {
+			t.Errorf("found %q instead of %q, %v", name, yes, err)
 		}
 	}
 }

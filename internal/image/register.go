@@ -102,7 +102,7 @@ func copyDisk(ctx context.Context, from, to string, report progress.Func) (init 
 		}
 		return "", err
 	}
-	return disk.FirstIn(ctx, to, oci.Inits()...)
+	return disk.FirstProgramIn(ctx, to, oci.Inits()...)
 }
 
 // registerDirectory makes an image of a directory as tar sees it: with owners,
