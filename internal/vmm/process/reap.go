@@ -36,6 +36,9 @@ func Reap(ctx context.Context, path string) error {
 			defer conn.Close()
 			return killPeer(ctx, conn.(*net.UnixConn))
 		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // removed since: another has seen to it
+		}
 		if ctx.Err() != nil || !errors.Is(err, unix.ECONNREFUSED) {
 			return fmt.Errorf("cannot find out who has the socket %q: %w", path, err)
 		}
