@@ -155,7 +155,7 @@ func (s *Store[M]) build(ctx context.Context, name string, want expected, guard 
 		return fmt.Errorf("cannot create a temporary directory: %w", err)
 	}
 	defer func() {
-		if rmErr := os.RemoveAll(tmp); rmErr != nil {
+		if rmErr := removeAll(tmp); rmErr != nil {
 			err = errors.Join(err, fmt.Errorf("cannot remove a temporary directory: %w", rmErr))
 		}
 	}()
@@ -226,9 +226,9 @@ func (s *Store[M]) discard(name, place string) error {
 		return err
 	}
 	if err := os.Rename(place, filepath.Join(grave, "object")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(err, os.RemoveAll(grave))
+		return errors.Join(err, removeAll(grave))
 	}
-	return os.RemoveAll(grave)
+	return removeAll(grave)
 }
 
 // Delete removes the name, and its object if no other name means it. It waits
@@ -312,12 +312,30 @@ func (s *Store[M]) removeLeftovers(name string) error {
 	}
 	for _, entry := range entries {
 		if strings.HasPrefix(entry.Name(), name+tmpSeparator) {
-			if err := os.RemoveAll(filepath.Join(s.tmpDir(), entry.Name())); err != nil {
+			if err := removeAll(filepath.Join(s.tmpDir(), entry.Name())); err != nil {
 				return fmt.Errorf("cannot clean up %q: %w", s.tmpDir(), err)
 			}
 		}
 	}
 	return nil
+}
+
+// removeAll is [os.RemoveAll], also of directories that are not writable, which
+// killed builders may have left.
+func removeAll(dir string) error {
+	err := os.RemoveAll(dir)
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	if chmodErr := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() {
+			return err
+		}
+		return os.Chmod(path, 0o700)
+	}); chmodErr != nil {
+		return errors.Join(err, chmodErr)
+	}
+	return os.RemoveAll(dir)
 }
 
 // removeUnnamed removes the objects that no name means. The store is locked.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"banger/internal/objects"
 )
@@ -522,5 +524,58 @@ func TestKeep(t *testing.T) {
 	}
 	if _, err := s.Keep(t.Context(), "none"); !errors.Is(err, objects.ErrNotFound) {
 		t.Errorf("of a name that is not there: %v", err)
+	}
+}
+
+var errUnreachable = errors.New("temporary files are out of reach for ordinary users")
+
+// What is not writable is removed too. Root is an ordinary user here, as far as
+// files go.
+func TestLeftoversThatAreNotWritable(t *testing.T) {
+	t.Parallel()
+	const nobody = 65534
+	dir := t.TempDir()
+	left := filepath.Join(dir, "tmp", "a@1")
+	if err := errors.Join(os.MkdirAll(filepath.Join(left, "sub"), 0o700), os.WriteFile(filepath.Join(left, "sub", "file"), nil, 0o400)); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{dir, filepath.Dir(left), left, filepath.Join(left, "sub"), filepath.Join(left, "sub", "file")} {
+			if err := os.Chown(path, nobody, nobody); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := errors.Join(os.Chmod(filepath.Join(left, "sub"), 0o555), os.Chmod(left, 0o555)); err != nil {
+		t.Fatal(err)
+	}
+	filled := make(chan error, 1)
+	go func() {
+		if os.Geteuid() == 0 {
+			runtime.LockOSThread() // for good: the thread ends with the goroutine
+			if err := unix.Setfsuid(nobody); err != nil {
+				filled <- err
+				return
+			}
+			if _, err := os.Stat(left); err != nil {
+				filled <- errUnreachable
+				return
+			}
+		}
+		_, err := objects.Open[about](dir).Fill(t.Context(), "a", writer("a"))
+		filled <- err
+	}()
+	err := <-filled
+	if errors.Is(err, errUnreachable) {
+		t.Skip("SKIPPED: ", err)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(left); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("left: %v", err)
 	}
 }
