@@ -598,3 +598,19 @@ func FuzzReader(f *testing.F) {
 		}
 	})
 }
+
+// What is stored and shown of a location has no secrets.
+func TestRedacted(t *testing.T) {
+	t.Parallel()
+	for location, want := range map[string]string{
+		"/a/b?c#d":                               "/a/b?c#d",
+		"https://host/a.tar.zst":                 "https://host/a.tar.zst",
+		"https://host/a%2fb?X-Signature=secret":  "https://host/a%2fb",
+		"https://me:secret@host/a?secret#secret": "https://me:xxxxx@host/a",
+		"http://host/a?":                         "http://host/a",
+	} {
+		if got := redacted(location); got != want {
+			t.Errorf("%q is shown as %q, want %q", location, got, want)
+		}
+	}
+}

@@ -54,7 +54,7 @@ func Import[M any](ctx context.Context, store *objects.Store[M], request Request
 		if IsURL(request.Location) {
 			verb = "pull"
 		}
-		return objects.Object[M]{}, explain(verb, request.Location, err)
+		return objects.Object[M]{}, explain(verb, redacted(request.Location), err)
 	}
 	return object, nil
 }
@@ -111,9 +111,11 @@ func importBundle[M any](ctx context.Context, store *objects.Store[M], request R
 	return object, err
 }
 
-// redacted is a path or URL without a password.
+// redacted is a path or URL without what may be a secret: a password, or the
+// query of a URL that is signed.
 func redacted(location string) string {
 	if address, err := url.Parse(location); err == nil && IsURL(location) {
+		address.RawQuery, address.ForceQuery, address.Fragment, address.RawFragment = "", false, "", ""
 		return address.Redacted()
 	}
 	return location
