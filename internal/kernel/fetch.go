@@ -69,7 +69,11 @@ func Check(ctx context.Context) error {
 	if err := debian.Check(ctx); err != nil {
 		return err
 	}
-	return checkTools("dpkg-deb", "depmod", "xz")
+	err := checkTools("dpkg-deb", "depmod", "xz")
+	if lacks, ok := errors.AsType[*api.Error](err); ok {
+		return &api.Error{Kind: lacks.Kind, Message: "cannot fetch kernels: " + lacks.Message, Hint: lacks.Hint}
+	}
+	return err
 }
 
 // toolPackages are the packages that tools are in.

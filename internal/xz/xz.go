@@ -24,7 +24,7 @@ func NewReader(ctx context.Context, in io.Reader, options ...string) (io.ReadClo
 	}, options...)
 	r, err := pipe.Open(ctx, in, "xz", options...)
 	if errors.Is(err, exec.ErrNotFound) {
-		return nil, &api.Error{Kind: api.KindState, Message: "this machine lacks xz-utils", Hint: "sudo apt-get install xz-utils"}
+		return nil, &api.Error{Kind: api.KindState, Message: "cannot unpack xz: this machine lacks xz-utils", Hint: "sudo apt-get install xz-utils"}
 	}
 	return r, err
 }
