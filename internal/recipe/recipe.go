@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 
+	"banger/internal/leftout"
 	"banger/internal/regular"
 	"banger/internal/tomlfile"
 )
@@ -189,9 +190,8 @@ func setPath(to *string, from string) error {
 	if from == "/" || !path.IsAbs(from) || path.Clean(from) != from || strings.Contains(from, "\x00") {
 		return fmt.Errorf("%q is not the clean absolute path of a file", from)
 	}
-	switch top := strings.Split(from, "/")[1]; top {
-	case "tmp", "run", "dev", "proc", "sys":
-		return fmt.Errorf("%q would not be in the image: what is in /%s is the running system's", from, top)
+	if why := leftout.Why(from[1:]); why != "" {
+		return fmt.Errorf("%q would not be in the image: %s", from, why)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/guest/rootfs"
+	"banger/internal/leftout"
 )
 
 // mountKernel mounts the kernel's own file systems for this program.
@@ -150,12 +151,12 @@ func furnish(root *rootfs.FS, initPath string) error {
 		}
 	}
 	// What stores layers of its own as overlays cannot do so on ours.
-	for _, name := range []string{"docker", "containerd", "containers"} {
-		dir := filepath.Join(OverlayDisk, name)
+	for _, store := range leftout.Stores() {
+		dir := filepath.Join(OverlayDisk, filepath.Base(store))
 		if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("cannot prepare the overlay disk: %w", err)
 		}
-		if err := bindFilled(root, dir, "/var/lib/"+name); err != nil {
+		if err := bindFilled(root, dir, "/"+store); err != nil {
 			return err
 		}
 	}

@@ -80,8 +80,7 @@ func storeOf(root *rootfs.FS) (store, bool) {
 	return store{}, false
 }
 
-// HostCertificates are what a root trusts because its host does: one VM's, as
-// [Inherited] is.
+// HostCertificates are what a root trusts because its host does: one VM's.
 type HostCertificates struct {
 	store store
 	certs map[string][]byte // by their file's name

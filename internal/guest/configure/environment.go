@@ -50,15 +50,9 @@ func environment(root *rootfs.FS, variables map[string]string) (services bool, e
 	return services, nil
 }
 
-// Inherited are the files, relative to the root, that have nothing but what
-// the host has passed on to one VM: its proxies, whose URLs may have passwords,
-// and its certificates, of which [HostCertificates] has the rest.
-func Inherited() []string {
-	return []string{strings.TrimPrefix(servicesFile, "/"), strings.TrimPrefix(profileFile, "/"), strings.TrimPrefix(hostBundle, "/")}
-}
-
-// EnvironmentFile, relative to the root, has such things beside what is the
-// image's or the user's: [WithoutInherited] is the rest of its content.
+// EnvironmentFile is relative to the root, and has what the host has passed on
+// to one VM beside what is the image's or the user's: [WithoutInherited] is the
+// rest of its content.
 const EnvironmentFile = "etc/environment"
 
 // WithoutInherited empties the part of a file that banger writes.

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"banger/internal/agent/wire"
+	"banger/internal/leftout"
 )
 
 func put(t *testing.T, dir, name, content string) {
@@ -66,6 +67,16 @@ func TestEnvironment(t *testing.T) {
 	set(false, nil)
 	has(t, dir, "etc/environment", "PATH=/bin\n"+begin+"\n"+end+"\n")
 	hasNot(t, dir, servicesFile)
+}
+
+// What is for one VM alone is in no image of it.
+func TestInheritedIsLeftOut(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{servicesFile, profileFile, hostBundle} {
+		if !leftout.File(name[1:]) {
+			t.Errorf("%s would be in images", name)
+		}
+	}
 }
 
 func TestCertificates(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"banger/internal/guest/configure"
+	"banger/internal/leftout"
 )
 
 // Pack writes a directory to a tar stream, with names below as. Links are
@@ -104,12 +105,12 @@ func (p *packer) add(name, as string, info fs.FileInfo) error {
 		if err := p.tar.WriteHeader(h); err != nil {
 			return err
 		}
-		if p.system && (emptied(name) || !p.devices[device(info)]) {
+		if p.system && (leftout.Emptied(name) || !p.devices[device(info)]) {
 			return nil
 		}
 		return p.dir(name, as)
 	}
-	if p.system && name == machineID {
+	if p.system && name == leftout.MachineID {
 		h.Size = 0
 	}
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Nlink > 1 {

@@ -8,9 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/guest/configure"
+	"banger/internal/leftout"
 )
 
 // PackSystem writes the root file system of a guest to a tar stream, with
@@ -52,15 +51,7 @@ func device(info fs.FileInfo) uint64 {
 // own tells what of a system is one machine's: names are relative to its root,
 // and target is where a link leads.
 func (p *packer) own(name, target string) bool {
-	if slices.Contains(configure.Inherited(), name) || p.host.Own(name, target) {
-		return true
-	}
-	switch name {
-	case "root/.ssh/authorized_keys", "var/lib/systemd/random-seed", "var/lib/dbus/machine-id":
-		return true
-	}
-	matched, err := path.Match("etc/ssh/ssh_host_*", name)
-	return matched && err == nil
+	return leftout.File(name) || p.host.Own(name, target)
 }
 
 // rest returns what takes out of a file's content what the host has passed on
@@ -85,12 +76,6 @@ func (p *packer) changed(file io.Reader, h *tar.Header, change func([]byte) []by
 	h.Size = int64(len(content))
 	return p.content(bytes.NewReader(content), h)
 }
-
-// emptied tells which directories are there without what is in them.
-func emptied(name string) bool { return name == "tmp" || name == "run" }
-
-// machineID is an empty file in images: systemd, and banger, fill it.
-const machineID = "etc/machine-id"
 
 // xattrRecord is what attributes' names begin with in tar streams.
 const xattrRecord = "SCHILY.xattr."
