@@ -57,7 +57,8 @@ RECIPE is a TOML file: a base image, or a suite of Debian, and what is added to 
   mode = "0644"
 
 CONTEXT is a directory with a Dockerfile. Docker in a VM of debian-bookworm builds it,
-so that COPY, ARG, stages and .dockerignore are what they are to Docker; what comes
+so that COPY, ARG, stages and .dockerignore are what they are to Docker (all of the
+context is sent to the VM, and what .dockerignore names is left out there); what comes
 of it is imported as 'image import' does it. What FROM names comes from registries, or
 from archives that 'docker save' has made, with --load.`,
 		Example: `  banger image build -t web web.toml
@@ -131,7 +132,7 @@ type build struct {
 	request api.CreateVM
 	recipe  *recipe.Recipe // nil for a Dockerfile
 	// inContext is the Dockerfile's path in the context, empty if it is
-	// elsewhere; digest is of its content.
+	// elsewhere or a link; digest is of its content.
 	inContext, digest string
 
 	client *client.Client
@@ -167,10 +168,18 @@ func (b *build) readDockerfile() error {
 	sum := sha256.Sum256(text)
 	b.digest = "sha256:" + hex.EncodeToString(sum[:])
 	within, err := relativeTo(b.options.path, b.options.dockerfile)
-	if err == nil && filepath.IsLocal(within) {
+	if err != nil {
+		return err
+	}
+	info, err := os.Lstat(b.options.dockerfile)
+	if err != nil {
+		return fmt.Errorf("cannot read the Dockerfile: %w", err)
+	}
+	// A link may lead elsewhere in the VM, or nowhere: its file is sent.
+	if filepath.IsLocal(within) && info.Mode().IsRegular() {
 		b.inContext = filepath.ToSlash(within)
 	}
-	return err
+	return nil
 }
 
 // relativeTo returns the path of a file from a directory, with links on the way
