@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/api"
+	"banger/internal/download"
 	"banger/internal/objects"
 	"banger/internal/progress"
 	"banger/internal/size"
@@ -111,12 +112,10 @@ func importBundle[M any](ctx context.Context, store *objects.Store[M], request R
 	return object, err
 }
 
-// redacted is a path or URL without what may be a secret: a password, or the
-// query of a URL that is signed.
+// redacted is a location as it is stored and shown.
 func redacted(location string) string {
 	if address, err := url.Parse(location); err == nil && IsURL(location) {
-		address.RawQuery, address.ForceQuery, address.Fragment, address.RawFragment = "", false, "", ""
-		return address.Redacted()
+		return download.Redacted(address)
 	}
 	return location
 }

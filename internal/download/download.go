@@ -55,12 +55,20 @@ func allowed(address *url.URL, insecure bool) error {
 	case address.Scheme == "http":
 		return &api.Error{Kind: api.KindState, Message: address.Host + " would have to be spoken to without TLS", Hint: "--insecure allows it"}
 	}
-	return &api.Error{Kind: api.KindUsage, Message: fmt.Sprintf("%q is not an https URL", address)}
+	return &api.Error{Kind: api.KindUsage, Message: fmt.Sprintf("%q is not an https URL", Redacted(address))}
 }
 
 func isLoopback(host string) bool {
 	address, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && address.IsLoopback()
+}
+
+// Redacted is a URL without what may be a secret: a password, or the query of a
+// URL that is signed.
+func Redacted(address *url.URL) string {
+	shown := *address
+	shown.RawQuery, shown.ForceQuery, shown.Fragment, shown.RawFragment = "", false, "", ""
+	return shown.Redacted()
 }
 
 // Open begins to download a file, and returns it with its length, or -1 if the
@@ -70,12 +78,15 @@ func isLoopback(host string) bool {
 func Open(ctx context.Context, location string, insecure bool) (io.ReadCloser, int64, error) {
 	address, err := url.Parse(location)
 	if err != nil {
-		return nil, 0, &api.Error{Kind: api.KindUsage, Message: err.Error()}
+		if failed, ok := errors.AsType[*url.Error](err); ok { // which shows all of it
+			err = failed.Err
+		}
+		return nil, 0, &api.Error{Kind: api.KindUsage, Message: fmt.Sprintf("it is no URL: %v", err)}
 	}
 	if err := allowed(address, insecure); err != nil {
 		return nil, 0, err
 	}
-	f := &file{ctx: ctx, client: client(insecure), address: address.String(), length: -1}
+	f := &file{ctx: ctx, client: client(insecure), address: address.String(), shown: Redacted(address), length: -1}
 	if err := f.connect(); err != nil { //nolint:contextcheck // it is in f, for later attempts
 		return nil, 0, err
 	}
@@ -91,7 +102,7 @@ func Read(ctx context.Context, location string, insecure bool, limit int64) ([]b
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("%q has more than %d bytes", location, limit)
+		err = fmt.Errorf("it has more than %d bytes", limit)
 	}
 	return data, err
 }
@@ -101,7 +112,8 @@ type file struct {
 	ctx     context.Context
 	client  *http.Client
 	address string
-	length  int64 // -1 if it is not known
+	shown   string // the address in errors
+	length  int64  // -1 if it is not known
 
 	offset int64
 	// version is what the server calls this version of the file, if it does.
@@ -129,6 +141,11 @@ func (f *file) connect() error {
 	response, err := f.client.Do(request)
 	if err != nil {
 		cancel()
+		if failed, ok := errors.AsType[*url.Error](err); ok {
+			if address, err := url.Parse(failed.URL); err == nil { // where redirections have led to
+				failed.URL = Redacted(address)
+			}
+		}
 		return err
 	}
 	if err := f.begin(response); err != nil {
@@ -145,7 +162,7 @@ func (f *file) begin(response *http.Response) error {
 	case f.offset > 0:
 		from, _, ok := strings.Cut(strings.TrimPrefix(response.Header.Get("Content-Range"), "bytes "), "-")
 		if response.StatusCode != http.StatusPartialContent || !ok || from != strconv.FormatInt(f.offset, 10) {
-			return fmt.Errorf("%q broke off, and the server does not go on from there", f.address)
+			return fmt.Errorf("%q broke off, and the server does not go on from there", f.shown)
 		}
 	case response.StatusCode == http.StatusOK:
 		f.length = response.ContentLength
@@ -153,9 +170,9 @@ func (f *file) begin(response *http.Response) error {
 			f.version = response.Header.Get("Last-Modified")
 		}
 	case response.StatusCode == http.StatusNotFound, response.StatusCode == http.StatusGone:
-		return fmt.Errorf("%q: %w", f.address, fs.ErrNotExist)
+		return fmt.Errorf("%q: %w", f.shown, fs.ErrNotExist)
 	default:
-		return fmt.Errorf("%q: the server says %s", f.address, response.Status)
+		return fmt.Errorf("%q: the server says %s", f.shown, response.Status)
 	}
 	return nil
 }
@@ -185,7 +202,7 @@ func (f *file) reconnect(cause error) error {
 	_ = f.Close() // what it could say, cause does
 	for {
 		if f.failed++; f.failed > attempts {
-			return fmt.Errorf("%q broke off: %w", f.address, cause)
+			return fmt.Errorf("%q broke off: %w", f.shown, cause)
 		}
 		err := f.connect()
 		if _, ok := errors.AsType[net.Error](err); !ok {

@@ -106,22 +106,22 @@ func TestWhatIsRefused(t *testing.T) {
 		"https:///x":           "not an https URL",
 		"https://[::1/x":       "missing ']'",
 	} {
-		if _, err := read(t.Context(), address); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v, want %q", address, err, want)
+		if _, err := read(t.Context(), address+"?signature=secret"); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v, want %q and no secret", address, err, want)
 		}
 	}
 	_, err := read(t.Context(), "http://192.0.2.1/x")
 	if told, ok := errors.AsType[*api.Error](err); !ok || !strings.Contains(told.Hint, "--insecure") {
 		t.Errorf("without TLS: %v", err)
 	}
-	if _, err := read(t.Context(), server.URL+"/gone"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := read(t.Context(), server.URL+"/gone?secret"); !errors.Is(err, fs.ErrNotExist) || strings.Contains(err.Error(), "secret") {
 		t.Errorf("gone: %v", err)
 	}
 	if data, err := Read(t.Context(), server.URL+"/ten", false, 10); err != nil || len(data) != 10 {
 		t.Errorf("ten of ten: %q, %v", data, err)
 	}
-	if _, err := Read(t.Context(), server.URL+"/ten", false, 9); err == nil {
-		t.Error("ten of nine: no error")
+	if _, err := Read(t.Context(), server.URL+"/ten?secret", false, 9); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("ten of nine: %v", err)
 	}
 }
 
