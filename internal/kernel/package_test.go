@@ -174,6 +174,36 @@ func TestExtract(t *testing.T) {
 	}
 }
 
+// Whatever an archive has, only files and directories come of it, in their places.
+func FuzzExtractPackage(f *testing.F) {
+	var archive bytes.Buffer
+	if err := writeArchive(&archive, []file{{name: "./boot/"}, {name: "./boot/vmlinuz-1", content: []byte("x")}, {name: "./lib", link: "/tmp"}, {name: "./lib/modules/1/a.ko", content: []byte("x")}}); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(archive.Bytes())
+	f.Add(bytes.ReplaceAll(archive.Bytes(), []byte("./boot/vm"), []byte("../../../")))
+	f.Fuzz(func(t *testing.T, archive []byte) {
+		dir := t.TempDir()
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		_ = extract(bytes.NewReader(archive), root) // mostly it is damaged
+		if err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && !entry.IsDir() && !entry.Type().IsRegular() {
+				t.Errorf("%q is %v", path, entry.Type())
+			}
+			if name, relErr := filepath.Rel(dir, path); err == nil && !entry.IsDir() && (relErr != nil || !ofKernel(name)) {
+				t.Errorf("%q is no place of a kernel: %v", name, relErr)
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestPackageIsBounded(t *testing.T) {
 	t.Parallel()
 	r := &boundedReader{strings.NewReader("four"), 3}
