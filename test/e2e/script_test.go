@@ -144,6 +144,9 @@ var fetched = sync.OnceValues(func() (string, error) {
 // condition adds [root], [long] and [exists:PATH] to the conditions of the scripts.
 func condition(name string) (bool, error) {
 	if path, ok := strings.CutPrefix(name, "exists:"); ok {
+		if !filepath.IsAbs(path) { // a script's directory is not known here
+			return false, fmt.Errorf("[%s] is not of an absolute path", name)
+		}
 		_, err := os.Stat(path)
 		return err == nil, nil
 	}
