@@ -11,16 +11,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/sys/unix"
 
 	"banger/internal/api"
 	"banger/internal/download"
 	"banger/internal/objects"
 	"banger/internal/progress"
-	"banger/internal/size"
+	"banger/internal/space"
 	"banger/internal/streams"
 )
 
@@ -98,7 +96,7 @@ func importBundle[M any](ctx context.Context, store *objects.Store[M], request R
 	report.Step("unpacking")
 	origin := objects.Origin{From: redacted(request.Location), SignedBy: signer}
 	object, err := store.Import(ctx, name, r.header.Digest, origin, func(ctx context.Context, dir string) (M, error) {
-		if err := enoughSpace(dir, r.header.Disk); err != nil {
+		if err := space.Need(dir, r.header.Disk); err != nil {
 			return found.Manifest, err
 		}
 		return found.Manifest, r.unpackAll(ctx, found.Parts, dir)
@@ -217,19 +215,6 @@ func (w *sparseWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func enoughSpace(dir string, need int64) error {
-	var stat unix.Statfs_t
-	if err := unix.Statfs(dir, &stat); err != nil {
-		return fmt.Errorf("cannot measure the free space of %q: %w", dir, err)
-	}
-	if free := int64(stat.Bavail) * stat.Bsize; free < need {
-		return &api.Error{Kind: api.KindNoSpace, Message: fmt.Sprintf("%s has %s free and %s are needed", dir, size.Human(free), size.Human(need)), Hint: freeSpace}
-	}
-	return nil
-}
-
-const freeSpace = "free some space; 'banger image prune' says what it would free"
-
 // explain tells the user what went wrong.
 func explain(verb, what string, err error) error {
 	if errors.Is(err, ErrNoBundle) && !IsURL(what) {
@@ -243,8 +228,8 @@ func explain(verb, what string, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return &api.Error{Kind: api.KindCanceled, Message: fmt.Sprintf("cannot %s %q: canceled", verb, what)}
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		shown.Kind, shown.Hint = api.KindNoSpace, freeSpace
+	case space.IsFull(err):
+		shown.Kind, shown.Hint = api.KindNoSpace, space.Hint
 	case errors.Is(err, fs.ErrNotExist):
 		shown.Kind = api.KindNotFound
 	case errors.Is(err, objects.ErrBadName):

@@ -16,6 +16,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/excerpt"
+	"banger/internal/space"
 )
 
 // MinSize is the smallest disk in bytes that [Create] makes.
@@ -183,7 +184,7 @@ func lastLine(output string) string {
 }
 
 func isNoSpace(err error) bool {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if space.IsFull(err) {
 		return true
 	}
 	tool := (*toolError)(nil)

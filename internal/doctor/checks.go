@@ -11,13 +11,12 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"banger/internal/api"
 	"banger/internal/config"
 	"banger/internal/network/bridge"
 	"banger/internal/network/plan"
 	"banger/internal/size"
+	"banger/internal/space"
 	"banger/internal/ssh"
 	"banger/internal/sshconfig"
 	"banger/internal/vmm/firecracker"
@@ -243,13 +242,9 @@ func diskSpace(_ context.Context, deps Deps) []Row {
 // freeSpace is what the user can still write below dir, which need not exist.
 func freeSpace(dir string) (int64, error) {
 	for {
-		var stat unix.Statfs_t
-		err := unix.Statfs(dir, &stat)
-		if err == nil {
-			return int64(stat.Bavail) * stat.Bsize, nil
-		}
+		free, err := space.Free(dir)
 		if !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir) {
-			return 0, fmt.Errorf("cannot look at the file system of %q: %w", dir, err)
+			return free, err
 		}
 		dir = filepath.Dir(dir)
 	}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +17,7 @@ import (
 	"banger/internal/image/ext4"
 	"banger/internal/progress"
 	"banger/internal/size"
+	"banger/internal/space"
 	"banger/internal/streams"
 )
 
@@ -161,19 +161,12 @@ func (r *Recipe) checkSpace(imageDir, buildDir string) error {
 }
 
 func needSpace(name, dir string, need int64) error {
-	free, err := freeSpace(dir)
-	if err != nil {
-		return err
+	err := space.Need(dir, need)
+	if lacks, ok := errors.AsType[*api.Error](err); ok {
+		return &api.Error{
+			Kind: lacks.Kind, Message: fmt.Sprintf("cannot build image %q: %s", name, lacks.Message),
+			Hint: "free some space, or set TMPDIR to where the build may use more",
+		}
 	}
-	if free >= need {
-		return nil
-	}
-	return &api.Error{
-		Kind: api.KindNoSpace,
-		Message: fmt.Sprintf("cannot build image %q: %s has %s free and %s are needed",
-			name, dir, mebibytes(free), mebibytes(need)),
-		Hint: "free some space, or set TMPDIR to where the build may use more",
-	}
+	return err
 }
-
-func mebibytes(n int64) string { return strconv.FormatInt(n>>20, 10) + " MiB" }

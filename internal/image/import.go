@@ -9,10 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"banger/internal/api"
 	"banger/internal/bundle"
@@ -20,6 +17,7 @@ import (
 	"banger/internal/image/oci"
 	"banger/internal/objects"
 	"banger/internal/progress"
+	"banger/internal/space"
 )
 
 // defaultKernel is what images boot that do not come from the catalog.
@@ -70,7 +68,7 @@ func (s *Store) pullReference(ctx context.Context, request api.Pull, guard Guard
 	if err := os.MkdirAll(s.options.CacheDir, 0o700); err != nil {
 		return Image{}, err
 	}
-	if err := enoughSpace(s.options.CacheDir, remote.Missing(s.blobs)); err != nil {
+	if err := space.Need(s.options.CacheDir, remote.Missing(s.blobs)); err != nil {
 		return Image{}, err
 	}
 	build := func(ctx context.Context, dir string) (Manifest, error) {
@@ -201,7 +199,7 @@ func nameOfFile(path string) string {
 func (s *Store) flatten(ctx context.Context, container *oci.Image, dir string, report progress.Func) (m Manifest, err error) {
 	defer func() { err = errors.Join(err, container.Close()) }()
 	report.Step("reading the layers")
-	free, err := freeSpace(dir)
+	free, err := space.Free(dir)
 	if err != nil {
 		return m, err
 	}
@@ -216,7 +214,7 @@ func (s *Store) flatten(ctx context.Context, container *oci.Image, dir string, r
 	}
 	// What ext4 adds to the content of files, generously.
 	const perEntry, fixed = 4096 + 512, 64 << 20
-	if err := enoughSpace(dir, tree.Size+int64(tree.Entries)*perEntry+fixed); err != nil {
+	if err := space.Need(dir, tree.Size+int64(tree.Entries)*perEntry+fixed); err != nil {
 		return m, err
 	}
 	stream, out := io.Pipe()
@@ -269,25 +267,6 @@ func (s *Store) Prune(ctx context.Context, dryRun bool) (api.Pruned, error) {
 	return api.Pruned{Layers: count, Bytes: freed}, err
 }
 
-func freeSpace(dir string) (int64, error) {
-	var stat unix.Statfs_t
-	if err := unix.Statfs(dir, &stat); err != nil {
-		return 0, fmt.Errorf("cannot measure the free space of %q: %w", dir, err)
-	}
-	return int64(stat.Bavail) * stat.Bsize, nil
-}
-
-func enoughSpace(dir string, need int64) error {
-	free, err := freeSpace(dir)
-	if err != nil {
-		return err
-	}
-	if free < need {
-		return &api.Error{Kind: api.KindNoSpace, Message: fmt.Sprintf("%s has %s free and %s are needed", dir, mebibytes(free), mebibytes(need)), Hint: "free some space; 'banger image prune' says what it would free"}
-	}
-	return nil
-}
-
 func usage(err error) error { return &api.Error{Kind: api.KindUsage, Message: err.Error()} }
 
 func nameTaken(name, why string) error {
@@ -312,8 +291,8 @@ func importError(verb, what string, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return &api.Error{Kind: api.KindCanceled, Message: fmt.Sprintf("cannot %s %q: canceled", verb, what)}
-	case errors.Is(err, syscall.ENOSPC):
-		shown.Kind, shown.Hint = api.KindNoSpace, "free some space; 'banger image prune' says what it would free"
+	case space.IsFull(err):
+		shown.Kind, shown.Hint = api.KindNoSpace, space.Hint
 	case errors.Is(err, oci.ErrUnauthorized):
 		shown.Kind, shown.Hint = api.KindState, "'docker login' or 'podman login' makes credentials that banger uses; bangerd reads them where $HOME or $DOCKER_CONFIG say"
 	case errors.Is(err, oci.ErrUnknown), errors.Is(err, os.ErrNotExist):

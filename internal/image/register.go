@@ -21,6 +21,7 @@ import (
 	"banger/internal/objects"
 	"banger/internal/progress"
 	"banger/internal/regular"
+	"banger/internal/space"
 )
 
 // Register makes an image of a root file system that is on this host: a file
@@ -84,7 +85,7 @@ func copyDisk(ctx context.Context, from, to string, report progress.Func) (init 
 		return "", fmt.Errorf("%w: it has more than %d GiB", oci.ErrTooLarge, oci.MaxSize>>30)
 	}
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		if err := enoughSpace(filepath.Dir(to), stat.Blocks*512); err != nil {
+		if err := space.Need(filepath.Dir(to), stat.Blocks*512); err != nil {
 			return "", err
 		}
 	}

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"banger/images"
@@ -22,6 +21,7 @@ import (
 	"banger/internal/image/oci"
 	"banger/internal/objects"
 	"banger/internal/progress"
+	"banger/internal/space"
 )
 
 // The parts of an image.
@@ -167,7 +167,7 @@ func pullError(name string, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return &api.Error{Kind: api.KindCanceled, Message: fmt.Sprintf("cannot pull image %q: canceled", name)}
-	case errors.Is(err, syscall.ENOSPC), strings.Contains(text, "No space left on device"):
+	case space.IsFull(err), strings.Contains(text, "No space left on device"):
 		return &api.Error{Kind: api.KindNoSpace, Message: text, Hint: "free some space, or set TMPDIR to where there is some"}
 	}
 	return &api.Error{Kind: api.KindInternal, Message: text}

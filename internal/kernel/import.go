@@ -8,12 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"banger/internal/api"
 	"banger/internal/bundle"
 	"banger/internal/objects"
 	"banger/internal/progress"
+	"banger/internal/space"
 )
 
 const packageExtension = ".deb"
@@ -67,7 +67,7 @@ func cannotImport(what string, err error) error {
 		kind = api.KindUsage
 	case errors.Is(err, fs.ErrNotExist):
 		kind = api.KindNotFound
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case space.IsFull(err):
 		kind = api.KindNoSpace
 	case errors.Is(err, context.Canceled):
 		kind = api.KindCanceled

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 
 	"banger/internal/api"
 	"banger/internal/bundle"
@@ -24,6 +23,7 @@ import (
 	"banger/internal/objects"
 	"banger/internal/progress"
 	"banger/internal/regular"
+	"banger/internal/space"
 )
 
 // The parts of a kernel in the store.
@@ -248,7 +248,7 @@ func (s *Store) explain(name string, err error) error {
 		return &api.Error{Kind: api.KindNotFound, Message: fmt.Sprintf("no kernel %q", name), Hint: "list those present: banger kernel list; fetch one: banger kernel pull NAME"}
 	case errors.Is(err, objects.ErrBroken):
 		return &api.Error{Kind: api.KindState, Message: fmt.Sprintf("cannot use the kernel %q: %v", name, err), Hint: "fetch it again: banger kernel pull " + name}
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case space.IsFull(err):
 		return &api.Error{Kind: api.KindNoSpace, Message: fmt.Sprintf("cannot store the kernel %q: %v", name, err), Hint: fmt.Sprintf("make some room in %s; a kernel takes about 200 MiB, and twice that while it is fetched", s.opts.Dir)}
 	}
 	return fmt.Errorf("cannot get the kernel %q: %w", name, err)
