@@ -26,6 +26,7 @@ import (
 	"banger/internal/paths"
 	"banger/internal/progress"
 	"banger/internal/store"
+	"banger/internal/tool"
 	"banger/internal/vm"
 	"banger/internal/vmm"
 	"banger/internal/vmm/vmmtest"
@@ -82,8 +83,8 @@ type running struct {
 
 func newServer(t *testing.T) *running {
 	t.Helper()
-	for _, tool := range disk.Tools() {
-		if _, err := disk.FindTool(tool); err != nil {
+	for _, name := range disk.Tools() {
+		if _, err := tool.Find(name); err != nil {
 			t.Skipf("needs e2fsprogs: %v", err)
 		}
 	}

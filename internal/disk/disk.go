@@ -17,6 +17,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/excerpt"
 	"banger/internal/space"
+	"banger/internal/tool"
 )
 
 // MinSize is the smallest disk in bytes that [Create] makes.
@@ -119,18 +120,13 @@ func Usage(paths ...string) (int64, error) {
 // Tools are the programs this package runs, for doctor.
 func Tools() []string { return []string{"mke2fs"} }
 
-// FindTool finds a program of e2fsprogs, which live where an ordinary user's
-// PATH does not lead on Debian.
-func FindTool(name string) (string, error) {
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
+// findTool finds a program of e2fsprogs.
+func findTool(name string) (string, error) {
+	path, err := tool.Find(name)
+	if err != nil {
+		return "", &api.Error{Kind: api.KindState, Message: "cannot find the program " + strconv.Quote(name), Hint: "install the package e2fsprogs"}
 	}
-	for _, dir := range []string{"/usr/sbin", "/sbin"} {
-		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
-			return path, nil
-		}
-	}
-	return "", &api.Error{Kind: api.KindState, Message: "cannot find the program " + strconv.Quote(name), Hint: "install the package e2fsprogs"}
+	return path, nil
 }
 
 func run(ctx context.Context, name string, args ...string) error {
@@ -141,7 +137,7 @@ func run(ctx context.Context, name string, args ...string) error {
 // output runs a program and returns what it says, on whichever stream: of much,
 // the beginning and the end.
 func output(ctx context.Context, name string, args ...string) (string, error) {
-	path, err := FindTool(name)
+	path, err := findTool(name)
 	if err != nil {
 		return "", err
 	}
@@ -187,8 +183,8 @@ func isNoSpace(err error) bool {
 	if space.IsFull(err) {
 		return true
 	}
-	tool := (*toolError)(nil)
-	return errors.As(err, &tool) && (strings.Contains(lastLine(tool.said), "No space left on device") || strings.Contains(lastLine(tool.said), "short write"))
+	failed, ok := errors.AsType[*toolError](err)
+	return ok && (strings.Contains(lastLine(failed.said), "No space left on device") || strings.Contains(lastLine(failed.said), "short write"))
 }
 
 // wrap makes the error of a step, one of [api.KindNoSpace] if that is the cause.

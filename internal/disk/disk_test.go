@@ -14,7 +14,7 @@ import (
 func needTools(t *testing.T) {
 	t.Helper()
 	for _, name := range Tools() {
-		if _, err := FindTool(name); err != nil {
+		if _, err := findTool(name); err != nil {
 			t.Skipf("needs e2fsprogs: %v", err)
 		}
 	}
@@ -22,7 +22,7 @@ func needTools(t *testing.T) {
 
 func check(t *testing.T, path string) {
 	t.Helper()
-	tool, err := FindTool("e2fsck")
+	tool, err := findTool("e2fsck")
 	if err != nil {
 		t.Fatal(err)
 	}

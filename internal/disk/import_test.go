@@ -64,8 +64,8 @@ func TestClone(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	t.Parallel()
-	for _, tool := range []string{"mke2fs", "e2fsck", "debugfs"} {
-		if _, err := FindTool(tool); err != nil {
+	for _, name := range []string{"mke2fs", "e2fsck", "debugfs"} {
+		if _, err := findTool(name); err != nil {
 			t.Skipf("needs e2fsprogs: %v", err)
 		}
 	}
@@ -115,8 +115,8 @@ func TestCheck(t *testing.T) {
 
 func TestFirstProgramIn(t *testing.T) {
 	t.Parallel()
-	for _, tool := range []string{"mke2fs", "debugfs"} {
-		if _, err := FindTool(tool); err != nil {
+	for _, name := range []string{"mke2fs", "debugfs"} {
+		if _, err := findTool(name); err != nil {
 			t.Skipf("needs e2fsprogs: %v", err)
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"banger/internal/debian"
 	"banger/internal/kernel/bzimage"
 	"banger/internal/progress"
+	"banger/internal/tool"
 )
 
 // Limits of what is read from a package, in bytes; today's parts are far
@@ -84,7 +84,7 @@ var toolPackages = map[string]string{"dpkg-deb": "dpkg", "depmod": "kmod", "xz":
 func checkTools(names ...string) error {
 	var missing []string
 	for _, name := range names {
-		if !haveTool(name) {
+		if _, err := tool.Find(name); err != nil {
 			missing = append(missing, toolPackages[name])
 		}
 	}
@@ -96,20 +96,6 @@ func checkTools(names ...string) error {
 		}
 	}
 	return nil
-}
-
-// haveTool looks where administrators' tools are too, which may not be in an
-// ordinary user's PATH.
-func haveTool(name string) bool {
-	if _, err := exec.LookPath(name); err == nil {
-		return true
-	}
-	for _, dir := range []string{"/usr/sbin", "/sbin"} {
-		if _, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
-			return true
-		}
-	}
-	return false
 }
 
 // fetch makes the parts of a kernel in dir.

@@ -20,8 +20,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"banger/internal/api"
+	"banger/internal/excerpt"
 	"banger/internal/kernel/bzimage"
 	"banger/internal/regular"
+	"banger/internal/tool"
 	"banger/internal/xz"
 )
 
@@ -140,9 +142,15 @@ func (k installed) stage(ctx context.Context, to string) error {
 	if err := copyModules(ctx, modules, filepath.Join(lib, "modules", version)); err != nil {
 		return fmt.Errorf("cannot read the modules: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, "sh", "-c", `PATH="$PATH:/usr/sbin:/sbin"; exec depmod -b "$1" "$2"`, "sh", to, version)
-	if said, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("cannot index the modules: %w: %s", err, bytes.TrimSpace(said))
+	depmod, err := tool.Find("depmod")
+	if err != nil {
+		return fmt.Errorf("cannot index the modules: %w", err)
+	}
+	said := new(excerpt.Writer)
+	cmd := exec.CommandContext(ctx, depmod, "-b", to, version)
+	cmd.Stdout, cmd.Stderr = said, said
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("cannot index the modules: %w: %s", err, strings.TrimSpace(said.String()))
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/debian"
 	"banger/internal/progress"
+	"banger/internal/tool"
 )
 
 const testVersion = "6.12.1-test"
@@ -183,11 +184,9 @@ func TestUnpack(t *testing.T) {
 
 func TestModulesDisk(t *testing.T) {
 	t.Parallel()
-	debugfs, err := exec.LookPath("debugfs")
+	debugfs, err := tool.Find("debugfs")
 	if err != nil {
-		if debugfs, err = exec.LookPath("/usr/sbin/debugfs"); err != nil {
-			t.Skip("there is no debugfs to read the disk with")
-		}
+		t.Skip("there is no debugfs to read the disk with")
 	}
 	_, dir, err := unpackFiles(t, testPackage(t), testRecipe)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/progress"
+	"banger/internal/tool"
 )
 
 // The directories of this package are not writable.
@@ -257,13 +258,11 @@ func TestImportWithoutTools(t *testing.T) {
 // needProgram links to a program from the directory.
 func needProgram(t *testing.T, name, dir string) {
 	t.Helper()
-	for _, place := range filepath.SplitList(os.Getenv("PATH") + ":/usr/sbin:/sbin") {
-		if path, err := exec.LookPath(filepath.Join(place, name)); err == nil {
-			if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
-				t.Fatal(err)
-			}
-			return
-		}
+	path, err := tool.Find(name)
+	if err != nil {
+		t.Skip("SKIPPED: no " + name)
 	}
-	t.Skip("SKIPPED: no " + name)
+	if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -20,6 +20,7 @@ import (
 	"banger/internal/paths"
 	"banger/internal/progress"
 	"banger/internal/store"
+	"banger/internal/tool"
 	"banger/internal/vmm"
 	"banger/internal/vmm/vmmtest"
 )
@@ -44,8 +45,8 @@ type harness struct {
 
 func newHarness(t *testing.T, adjust ...func(*Config)) *harness {
 	t.Helper()
-	for _, tool := range disk.Tools() {
-		if _, err := disk.FindTool(tool); err != nil {
+	for _, name := range disk.Tools() {
+		if _, err := tool.Find(name); err != nil {
 			t.Skipf("needs e2fsprogs: %v", err)
 		}
 	}

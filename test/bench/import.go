@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"banger/internal/image"
+	"banger/internal/tool"
 	"banger/test/base"
 )
 
@@ -139,9 +140,9 @@ func unpackByOthers(ctx context.Context, layout, dir string, size int64) (_ time
 }
 
 func run(ctx context.Context, name string, args ...string) error {
-	path, err := exec.LookPath(name)
-	if err != nil { // an ordinary user's PATH is without it
-		path = filepath.Join("/usr/sbin", name)
+	path, err := tool.Find(name)
+	if err != nil {
+		return err
 	}
 	if out, err := exec.CommandContext(ctx, path, args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", name, err, out)

@@ -11,7 +11,6 @@ import (
 	"banger/internal/api"
 	"banger/internal/config"
 	"banger/internal/confine"
-	"banger/internal/disk"
 	"banger/internal/doctor"
 	"banger/internal/hostenv"
 	"banger/internal/image"
@@ -22,6 +21,7 @@ import (
 	"banger/internal/network/policy"
 	"banger/internal/paths"
 	"banger/internal/store"
+	"banger/internal/tool"
 	"banger/internal/vmm"
 	"banger/internal/vmm/firecracker"
 	"banger/internal/vmm/kvm"
@@ -94,7 +94,7 @@ func Deps(dirs paths.Dirs, launcher string) (doctor.Deps, error) {
 		Bridge: func() error {
 			return bridge.Ready(bridge.ThisHost(), os.Getuid(), policy.From(settings.Network), netip.Addr{})
 		},
-		LookPath: disk.FindTool,
+		LookPath: tool.Find,
 	}, nil
 }
 

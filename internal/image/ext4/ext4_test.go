@@ -3,23 +3,21 @@ package ext4
 import (
 	"archive/tar"
 	"bytes"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"banger/internal/tool"
 )
 
 // TestTimes has debugfs tell what is stored: seconds, and what belongs to them.
 func TestTimes(t *testing.T) {
 	t.Parallel()
-	debugfs, err := exec.LookPath("debugfs")
+	debugfs, err := tool.Find("debugfs")
 	if err != nil {
-		debugfs = "/usr/sbin/debugfs"
-		if _, err := os.Stat(debugfs); err != nil {
-			t.Skip("SKIPPED: debugfs (e2fsprogs) is not installed")
-		}
+		t.Skip("SKIPPED: debugfs (e2fsprogs) is not installed")
 	}
 	times := map[string]struct {
 		time   time.Time
