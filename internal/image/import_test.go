@@ -1,8 +1,6 @@
 package image
 
 import (
-	"archive/tar"
-	"bytes"
 	"io"
 	"log"
 	"net/http"
@@ -13,47 +11,11 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/static"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"banger/internal/image/oci/ocitest"
 	"banger/internal/progress"
 )
-
-// pushFile gives a reference in a registry an image that has one file.
-func pushFile(t *testing.T, reference, content string) {
-	t.Helper()
-	var layer bytes.Buffer
-	w := tar.NewWriter(&layer)
-	if err := w.WriteHeader(&tar.Header{Name: "file", Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(content))}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(w, content); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	image, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: "linux", Architecture: "amd64", RootFS: v1.RootFS{Type: "layers"}})
-	if err == nil {
-		image, err = mutate.AppendLayers(image, static.NewLayer(layer.Bytes(), types.OCIUncompressedLayer))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	parsed, err := name.ParseReference(reference)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := remote.Write(parsed, image); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // TestPullOfAMovedTag has two that want what a tag means, for a VM, and the tag
 // moves between their questions: they get one image, which stays.
@@ -82,7 +44,7 @@ func TestPullOfAMovedTag(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pushFile(t, reference, "one")
+	ocitest.Push(t, reference, ocitest.Pack(t, "f file one"))
 	var pulls sync.WaitGroup
 	var first, second Image
 	pull := func(got *Image) {
@@ -94,7 +56,7 @@ func TestPullOfAMovedTag(t *testing.T) {
 	}
 	pulls.Go(func() { pull(&first) })
 	<-begun
-	pushFile(t, reference, "two")
+	ocitest.Push(t, reference, ocitest.Pack(t, "f file two"))
 	moved.Store(true)
 	pull(&second)
 	pulls.Wait()

@@ -14,49 +14,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"banger/internal/image/oci/ocitest"
 	"banger/internal/xz/xztest"
 )
-
-// pack makes a layer. Entries are "KIND NAME [MORE]": f content, d, l symbolic
-// link, h hard link.
-func pack(tb testing.TB, entries ...string) []byte {
-	tb.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, e := range entries {
-		f := append(strings.SplitN(e, " ", 3), "")
-		h := &tar.Header{Name: f[1], Mode: 0o644, ModTime: time.Unix(1, 0)}
-		var content string
-		switch f[0] {
-		case "f":
-			h.Typeflag, content = tar.TypeReg, f[2]
-			h.Size = int64(len(content))
-		case "d":
-			h.Typeflag, h.Mode = tar.TypeDir, 0o755
-		case "l":
-			h.Typeflag, h.Linkname = tar.TypeSymlink, f[2]
-		case "h":
-			h.Typeflag, h.Linkname = tar.TypeLink, f[2]
-		case "s": // setuid, with a capability and an owner
-			h.Typeflag, h.Mode, h.Uid, h.Gid = tar.TypeReg, 0o4755, 100000, 7
-			h.PAXRecords = map[string]string{xattrRecord + "security.capability": "\x01\x00\x00\x02\x00", xattrRecord + "trusted.overlay.opaque": "y"}
-		}
-		if err := w.WriteHeader(h); err != nil {
-			tb.Fatal(err)
-		}
-		if _, err := io.WriteString(w, content); err != nil {
-			tb.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		tb.Fatal(err)
-	}
-	return b.Bytes()
-}
 
 func layerOf(data []byte) Layer {
 	sum := sha256.Sum256(data)
@@ -149,7 +112,7 @@ func TestFlatten(t *testing.T) {
 			t.Parallel()
 			var layers []Layer
 			for i, entries := range test.layers {
-				data := pack(t, entries...)
+				data := ocitest.Pack(t, entries...)
 				if i%2 == 1 {
 					var z bytes.Buffer
 					w := gzip.NewWriter(&z)
@@ -193,12 +156,12 @@ func TestFlattenRefuses(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if _, err := flat(t, layerOf(pack(t, test.entries...))); err == nil || !strings.Contains(err.Error(), test.want) {
+			if _, err := flat(t, layerOf(ocitest.Pack(t, test.entries...))); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got error %v, want one with %q", err, test.want)
 			}
 		})
 	}
-	damaged := layerOf(pack(t, "f a one"))
+	damaged := layerOf(ocitest.Pack(t, "f a one"))
 	damaged.Digest = sha256Prefix + strings.Repeat("0", 64)
 	_, err := flat(t, damaged)
 	if _, ok := errors.AsType[*DigestError](err); !ok {
@@ -211,7 +174,7 @@ func TestFlattenRefuses(t *testing.T) {
 
 func TestFlattenXZ(t *testing.T) {
 	t.Parallel()
-	archive := pack(t, "f a one")
+	archive := ocitest.Pack(t, "f a one")
 	if got, err := flat(t, layerOf(xztest.Pack(t, archive))); err != nil || len(got) != 1 {
 		t.Errorf("got %v, %v", got, err)
 	}
@@ -229,13 +192,13 @@ func TestUnpack(t *testing.T) {
 	t.Parallel()
 	var packed bytes.Buffer
 	w := gzip.NewWriter(&packed)
-	if _, err := w.Write(pack(t, "f a one", "f b "+strings.Repeat("two", 1000))); err != nil {
+	if _, err := w.Write(ocitest.Pack(t, "f a one", "f b "+strings.Repeat("two", 1000))); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	layers := []Layer{layerOf(packed.Bytes()), layerOf(pack(t, "f .wh.a ")), layerOf(packed.Bytes())}
+	layers := []Layer{layerOf(packed.Bytes()), layerOf(ocitest.Pack(t, "f .wh.a ")), layerOf(packed.Bytes())}
 	layers[2].Digest = sha256Prefix + strings.Repeat("0", 64)
 	dir := t.TempDir()
 	want, err := flat(t, layers[:2]...)
@@ -272,7 +235,7 @@ func TestUnpack(t *testing.T) {
 }
 
 func FuzzFlatten(f *testing.F) {
-	f.Add(pack(f, "f a one", "h b a", "l c /", "f c/d x"), pack(f, "f .wh.a ", "f c/.wh..wh..opq ", "h e b"))
+	f.Add(ocitest.Pack(f, "f a one", "h b a", "l c /", "f c/d x"), ocitest.Pack(f, "f .wh.a ", "f c/.wh..wh..opq ", "h e b"))
 	f.Fuzz(func(t *testing.T, lower, upper []byte) {
 		layers := []Layer{layerOf(lower), layerOf(upper)}
 		tree, err := Flatten(t.Context(), layers)
@@ -350,13 +313,13 @@ func TestFlattenLimits(t *testing.T) {
 }
 
 func FuzzImport(f *testing.F) {
-	layer := pack(f, "f a one")
+	layer := ocitest.Pack(f, "f a one")
 	for _, parts := range [][]string{
 		{"f manifest.json " + `[{"Config": "c", "Layers": ["l"]}]`, "f c {}", "f l " + string(layer)},
 		{"f oci-layout {}", "f index.json " + `{"manifests": [{"digest": "` + layerOf(layer).Digest + `"}]}`},
 		{"l manifest.json x", "h x manifest.json"},
 	} {
-		f.Add(pack(f, parts...))
+		f.Add(ocitest.Pack(f, parts...))
 	}
 	f.Add(layer)
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -14,40 +14,16 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"banger/internal/image/oci/ocitest"
 	"banger/internal/progress"
 )
 
-// push puts an image of one layer into a registry.
-func push(t *testing.T, ref string, layer []byte) {
-	t.Helper()
-	image, err := mutate.AppendLayers(empty.Image, static.NewLayer(layer, types.OCIUncompressedLayer))
-	if err == nil {
-		image, err = mutate.ConfigFile(image, &v1.ConfigFile{OS: "linux", Architecture: "amd64", Config: v1.Config{Cmd: []string{"x"}}, RootFS: v1.RootFS{Type: "layers"}})
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	parsed, err := name.ParseReference(ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := remote.Write(parsed, image); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestPull(t *testing.T) {
 	t.Parallel()
-	layer := pack(t, "f a one")
+	layer := ocitest.Pack(t, "f a one")
 	digest := layerOf(layer).Digest
 	var fetched atomic.Int32
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
@@ -59,7 +35,7 @@ func TestPull(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	tag := strings.TrimPrefix(server.URL, "http://") + "/team/tool:1"
-	push(t, tag, layer)
+	ocitest.Push(t, tag, layer)
 	ref, err := ParseReference(tag, false)
 	if err != nil {
 		t.Fatal(err)
@@ -92,7 +68,7 @@ func TestPull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	push(t, tag, pack(t, "f a two"))
+	ocitest.Push(t, tag, ocitest.Pack(t, "f a two"))
 	after, err := Resolve(t.Context(), ref, false)
 	if err != nil {
 		t.Fatal(err)
