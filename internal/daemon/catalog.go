@@ -121,7 +121,7 @@ func newImageShelf(store *image.Store, vms *vm.Manager) imageShelf {
 				return store.Pull(ctx, request.Name, report)
 			}
 			// VMs keep the image that they were made from when another takes its name.
-			return store.PullReference(ctx, request, vms.ReplaceImage, report)
+			return store.PullReference(ctx, request, vms, report)
 		},
 		builtIn: func() ([]api.Image, error) { return store.Available(), nil },
 		show: func(i image.Image) api.Image {

@@ -30,14 +30,19 @@ const (
 	sourceManifest  = "manifest"
 )
 
-// Guard publishes an image that takes the name of another, or says why it
-// cannot. Keep gives that one a name of its own, and returns it.
-type Guard func(ctx context.Context, name string, keep func() (string, error), publish func() error) error
+// Guard has a say when an image is to take the name of another.
+type Guard interface {
+	// Replaceable says why that would be refused now, before much is done.
+	Replaceable(name string) error
+	// ReplaceImage publishes the image, or says why it cannot. Keep gives the
+	// other one a name of its own, and returns it.
+	ReplaceImage(ctx context.Context, name string, keep func() (string, error), publish func() error) error
+}
 
 // PullReference gets an image from a registry, under the name given or one
 // made of the reference. An image that is there already is what is returned if
 // the registry still means the same by the reference; else it is replaced,
-// through guard. Without one nothing is replaced: what somebody else makes
+// through guard. If that is nil nothing is replaced: what somebody else makes
 // meanwhile is what is returned.
 func (s *Store) PullReference(ctx context.Context, request api.Pull, guard Guard, report progress.Func) (Image, error) {
 	image, err := s.pullReference(ctx, request, guard, report)
@@ -63,6 +68,10 @@ func (s *Store) pullReference(ctx context.Context, request api.Pull, guard Guard
 			return Image{}, nameTaken(name, "it is "+orUnknown(source[sourceReference]))
 		case source[sourceManifest] == remote.Digest:
 			return fromObject(have), nil
+		case guard != nil:
+			if err := guard.Replaceable(name); err != nil {
+				return Image{}, err
+			}
 		}
 	}
 	if err := os.MkdirAll(s.options.CacheDir, 0o700); err != nil {
@@ -82,7 +91,7 @@ func (s *Store) pullReference(ctx context.Context, request api.Pull, guard Guard
 		return imageOf(s.objects.Fill(ctx, name, build))
 	}
 	keep := func() (string, error) { return s.objects.Keep(ctx, name) }
-	return imageOf(s.objects.Replace(ctx, name, func(publish func() error) error { return guard(ctx, name, keep, publish) }, build))
+	return imageOf(s.objects.Replace(ctx, name, func(publish func() error) error { return guard.ReplaceImage(ctx, name, keep, publish) }, build))
 }
 
 // referenceName returns what the image is called in the store.

@@ -51,6 +51,11 @@ func (m *Manager) Unused(what, name string, remove func() error) error {
 	return m.alone("delete", what, name, remove)
 }
 
+// Replaceable tells whether [Manager.ReplaceImage] would be refused now.
+func (m *Manager) Replaceable(name string) error {
+	return m.alone("replace", "image", name, func() error { return nil })
+}
+
 // ReplaceImage calls publish, which gives the name of an image to another one.
 // The VMs that were made from the former keep it: before that, keep gives it
 // the other name that it returns. Whatever is killed in between, they start.

@@ -629,6 +629,7 @@ func TestImageOfAReference(t *testing.T) {
 		}
 		c.Kernel = func(ctx context.Context, asked string, report progress.Func) (Kernel, error) {
 			wantKind(t, h.Unused("image", name, func() error { t.Error("the image was deleted"); return nil }), api.KindInUse)
+			wantKind(t, h.Replaceable(name), api.KindInUse)
 			wantKind(t, replace("sha256:again"), api.KindInUse)
 			return kernel(ctx, asked, report)
 		}
