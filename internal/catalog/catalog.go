@@ -38,7 +38,7 @@ type Entry struct {
 	Recipe string  `json:"recipe,omitempty"`
 	Bundle *Bundle `json:"bundle,omitempty"`
 
-	// Origin is where the catalog came from: its URL, or [BuiltIn].
+	// Origin is where the catalog came from: its URL, as users see it, or [BuiltIn].
 	Origin string `json:"-"`
 }
 
@@ -106,7 +106,7 @@ func (e *Entry) complete(base *url.URL) error {
 	}
 	e.Origin = BuiltIn
 	if base != nil {
-		e.Origin = base.String()
+		e.Origin = download.Redacted(base)
 	}
 	switch {
 	case (e.Recipe == "") == (e.Bundle == nil):
@@ -128,7 +128,7 @@ func (e *Entry) complete(base *url.URL) error {
 		address = base.ResolveReference(address)
 	}
 	if address.Host == "" || address.Scheme != "https" && address.Scheme != "http" {
-		return fmt.Errorf("%q is no URL of a bundle", e.Bundle.URL)
+		return fmt.Errorf("%q is no URL of a bundle", download.Redacted(address))
 	}
 	e.Bundle.URL = address.String()
 	return nil
@@ -144,9 +144,7 @@ func Offers(ctx context.Context, urls []string, list func(Catalog) []Entry) ([]E
 	var group errgroup.Group
 	for i, location := range urls {
 		group.Go(func() error {
-			if catalogs[i], errs[i] = fetch(ctx, location); errs[i] != nil {
-				errs[i] = fmt.Errorf("cannot use the catalog %q: %w", location, errs[i])
-			}
+			catalogs[i], errs[i] = fetch(ctx, location)
 			return nil
 		})
 	}
@@ -161,15 +159,15 @@ func Offers(ctx context.Context, urls []string, list func(Catalog) []Entry) ([]E
 func fetch(ctx context.Context, location string) (Catalog, error) {
 	base, err := url.Parse(location)
 	if err != nil {
-		return Catalog{}, err
+		return Catalog{}, errors.New("cannot use a catalog: it is at no URL") // which may have a secret in it
 	}
+	var c Catalog
 	data, err := download.Read(ctx, location, false, maxCatalog)
-	if err != nil {
-		return Catalog{}, err
+	if err == nil {
+		c, err = parse(data, base)
 	}
-	c, err := parse(data, base)
-	if err != nil {
-		return Catalog{}, err // nothing of what is wrong in places
+	if err != nil { // nothing of what is wrong in places
+		return Catalog{}, fmt.Errorf("cannot use the catalog %q: %w", download.Redacted(base), err)
 	}
 	return c, nil
 }

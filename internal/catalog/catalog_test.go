@@ -55,6 +55,34 @@ func TestOffers(t *testing.T) {
 	}
 }
 
+// TestSecretsInURLs has catalogs of which the URLs have passwords and tokens:
+// they are sent, and never shown.
+func TestSecretsInURLs(t *testing.T) {
+	t.Parallel()
+	const good = `{"format": 1, "images": [{"name": "x", "bundle": {"url": "b", "digest": "%s"}}]}`
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, password, _ := r.BasicAuth()
+		switch sent := password == "hush" && r.URL.Query().Get("token") == "hush"; {
+		case sent && r.URL.Path == "/good":
+			fmt.Fprintf(w, good, sum)
+		case sent && r.URL.Path == "/bad":
+			fmt.Fprint(w, `{"format": 1, "images": [{"name": "x", "bundle": {"url": "ftp://joe:hush@example.org/b?token=hush", "digest": "`+sum+`"}}]}`)
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	t.Cleanup(server.Close)
+	at := strings.Replace(server.URL, "http://", "http://joe:hush@", 1)
+	urls := []string{at + "/good?token=hush", at + "/bad?token=hush", at + "/none?token=hush", at + "/%zz?token=hush"}
+	offers, err := Offers(t.Context(), urls, func(c Catalog) []Entry { return c.Images })
+	if len(offers) != 1 || offers[0].Bundle.URL != at+"/b" || !strings.HasSuffix(offers[0].Origin, "/good") || strings.Contains(offers[0].Origin, "hush") {
+		t.Errorf("offers %+v", offers)
+	}
+	if err == nil || strings.Contains(err.Error(), "hush") || strings.Count(err.Error(), "cannot use ") != 3 || !strings.Contains(err.Error(), "/none") || !strings.Contains(err.Error(), "is no URL of a bundle") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	t.Parallel()
 	base := &url.URL{Scheme: "https", Host: "example.org", Path: "/c.json"}
