@@ -46,7 +46,7 @@ type Remote struct {
 // of docker and podman: their configuration files, and credential helpers.
 func Resolve(ctx context.Context, ref Reference, insecure bool) (*Remote, error) {
 	repository := ref.ref.Context()
-	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, repository)
+	auth, err := authn.Resolve(ctx, keychain, repository)
 	if err != nil {
 		return nil, fmt.Errorf("cannot get the credentials for %q: %w", repository.RegistryStr(), err)
 	}
