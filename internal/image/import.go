@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"banger/internal/api"
 	"banger/internal/bundle"
@@ -244,7 +243,6 @@ func (s *Store) flatten(ctx context.Context, container *oci.Image, dir string, r
 	source := map[string]string{
 		"from": container.Kind, sourceReference: container.Reference, sourceManifest: container.Digest,
 		"built": container.Created, "layers": strconv.Itoa(len(container.Layers)), "files": strconv.Itoa(tree.Entries),
-		"imported": time.Now().UTC().Format(time.DateOnly),
 	}
 	for key, value := range source {
 		if value == "" {

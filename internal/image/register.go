@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"banger/internal/api"
 	"banger/internal/disk"
@@ -61,7 +60,7 @@ func (s *Store) register(ctx context.Context, request api.Register, report progr
 		return s.registerDirectory(ctx, request, describe, report)
 	}
 	image, _, err := s.fill(ctx, request.Name, func(ctx context.Context, dir string) (Manifest, error) {
-		m := Manifest{Source: map[string]string{"imported": time.Now().UTC().Format(time.DateOnly)}, Container: &api.ContainerConfig{}}
+		m := Manifest{Source: make(map[string]string), Container: &api.ContainerConfig{}}
 		describe(&m)
 		m.Source["from"] = "ext4"
 		m.Init, err = copyDisk(ctx, request.RootFS, filepath.Join(dir, rootDisk), report)

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"banger/internal/api"
 	"banger/internal/progress"
@@ -58,6 +59,37 @@ func TestRegisterDirectory(t *testing.T) {
 	}
 	if said, err := json.Marshal(image.Manifest); err != nil || strings.Contains(string(said), top) {
 		t.Errorf("the image tells where it was: %s, %v", said, err)
+	}
+}
+
+// TestDigestOfTheSameContent makes images of one directory on two days: the
+// digest is that of what is in it, not of when it was made.
+func TestDigestOfTheSameContent(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("tar"); err != nil {
+		t.Skip("SKIPPED: no tar")
+	}
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "file"), []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	register := func(t *testing.T, name string) string {
+		t.Helper()
+		dir := t.TempDir()
+		s, err := Open(filepath.Join(dir, "images"), Options{CacheDir: filepath.Join(dir, "cache")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		image, err := s.Register(t.Context(), api.Register{Name: name, RootFS: root}, progress.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return image.Digest
+	}
+	var long string
+	synctest.Test(t, func(t *testing.T) { long = register(t, "one") }) // where it is the year 2000
+	if now := register(t, "another"); now != long {
+		t.Errorf("the digests are %s and %s", long, now)
 	}
 }
 
