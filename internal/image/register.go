@@ -8,16 +8,14 @@ import (
 	"io"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"banger/internal/api"
 	"banger/internal/disk"
-	"banger/internal/excerpt"
 	"banger/internal/image/oci"
 	"banger/internal/objects"
+	"banger/internal/pipe"
 	"banger/internal/progress"
 	"banger/internal/regular"
 	"banger/internal/space"
@@ -117,22 +115,13 @@ func (s *Store) registerDirectory(ctx context.Context, request api.Register, des
 		}
 	}
 	report.Step("reading " + request.RootFS)
-	stream, out := io.Pipe()
-	packed := make(chan error, 1)
-	go func() {
-		err := packDirectory(ctx, request.RootFS, out)
-		out.CloseWithError(err)
-		packed <- err
-	}()
-	file, err := s.spool(ctx, stream, report)
-	err = errors.Join(err, stream.Close())
-	if packErr := <-packed; err == nil || packErr != nil && errors.Is(err, packErr) {
-		err = packErr
-	}
+	stream, err := packDirectory(ctx, request.RootFS)
 	if err != nil {
-		if file != nil {
-			err = errors.Join(err, file.Close())
-		}
+		return Image{}, err
+	}
+	defer stream.Close()
+	file, err := s.spool(ctx, stream, report)
+	if err != nil {
 		return Image{}, err
 	}
 	container, err := oci.RootFS(file)
@@ -167,22 +156,13 @@ func resolve(path string) (string, error) {
 	return resolved, err
 }
 
-// packDirectory writes what is in a directory to a tar stream. Of other file
+// packDirectory opens a tar stream of what is in a directory. Of other file
 // systems that are mounted in it there are only the directories.
-func packDirectory(ctx context.Context, dir string, w io.Writer) error {
-	cmd := exec.CommandContext(ctx, "tar", "--create", "--format=posix", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--one-file-system", "--directory", dir, ".")
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "TAR_OPTIONS=")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	said := new(excerpt.Writer) // a line for each file that cannot be read
-	cmd.Stdout, cmd.Stderr = w, said
-	err := cmd.Run()
-	if ctx.Err() != nil {
-		return ctx.Err()
+func packDirectory(ctx context.Context, dir string) (io.ReadCloser, error) {
+	stream, err := pipe.Open(ctx, nil, "env", "TAR_OPTIONS=", "tar", "--create", "--format=posix", "--numeric-owner",
+		"--xattrs", "--xattrs-include=*", "--one-file-system", "--directory", dir, ".")
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the directory: %w", err)
 	}
-	if err == nil {
-		return nil
-	}
-	// What comes first is the cause.
-	first, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
-	return fmt.Errorf("cannot read the directory: %w: %s", err, first)
+	return stream, nil
 }
