@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/atomicfile"
 	"banger/internal/client"
+	"banger/internal/excerpt"
 	"banger/internal/progress"
 )
 
@@ -109,7 +109,7 @@ func runExport(ctx context.Context, a *app, name string, o exportOptions, export
 func sign(ctx context.Context, key string, exported api.Exported) (string, error) {
 	cmd := exec.CommandContext(ctx, "ssh-keygen", "-q", "-Y", "sign", "-n", signatureNamespace, "-f", key)
 	cmd.Stdin = strings.NewReader(exported.Signed)
-	var said bytes.Buffer
+	var said excerpt.Writer
 	cmd.Stderr = &said
 	signature, err := cmd.Output()
 	if err != nil {

@@ -7,6 +7,7 @@ package debian
 import (
 	"archive/tar"
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"banger/internal/api"
+	"banger/internal/excerpt"
 	"banger/internal/progress"
 )
 
@@ -283,15 +285,13 @@ func probe(ctx context.Context, argv ...string) string {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = "/"
 	cmd.WaitDelay = time.Second
-	out, err := cmd.CombinedOutput()
+	var said excerpt.Writer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	err := cmd.Run()
 	if err == nil {
 		return ""
 	}
-	lines := strings.FieldsFunc(string(out), func(r rune) bool { return r == '\n' })
-	if len(lines) == 0 {
-		return err.Error()
-	}
-	return strings.TrimPrefix(strings.TrimSpace(lines[len(lines)-1]), "E: ")
+	return cmp.Or(strings.TrimPrefix(said.LastLine(), "E: "), err.Error())
 }
 
 // noUserNamespaces explains a machine where users may not make user

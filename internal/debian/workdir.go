@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/excerpt"
 )
 
 // workDir holds one build's files. Whoever uses it holds a lock on the file
@@ -74,9 +76,11 @@ func removeTree(path string, command []string) error {
 		cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // see above
 		cmd.Dir = "/"
 		cmd.Env = append(os.Environ(), "PATH="+searchPath())
-		out, err := cmd.CombinedOutput()
+		var said excerpt.Writer
+		cmd.Stdout, cmd.Stderr = &said, &said
+		err := cmd.Run()
 		if rest := os.RemoveAll(path); rest != nil {
-			return fmt.Errorf("cannot remove %q: %w", path, errors.Join(rest, err, errors.New(string(out))))
+			return fmt.Errorf("cannot remove %q: %w", path, errors.Join(rest, err, errors.New(said.FirstLine())))
 		}
 		return nil
 	}

@@ -2,6 +2,8 @@
 // the cause of a failure mostly is, and its end.
 package excerpt
 
+import "strings"
+
 // defaultLimit is the limit of the zero value, in bytes.
 const defaultLimit = 16 << 10
 
@@ -44,6 +46,19 @@ func (w *Writer) String() string {
 		return string(w.first) + gap + string(w.last)
 	}
 	return string(w.first) + string(w.last)
+}
+
+// FirstLine is the first line that says something, where the cause of a failure
+// mostly is; empty if there is none.
+func (w *Writer) FirstLine() string {
+	first, _, _ := strings.Cut(strings.TrimSpace(w.String()), "\n")
+	return strings.TrimSpace(first)
+}
+
+// LastLine is the last line that says something.
+func (w *Writer) LastLine() string {
+	said := strings.TrimSpace(w.String())
+	return strings.TrimSpace(said[strings.LastIndexByte(said, '\n')+1:])
 }
 
 func (w *Writer) limit() int {

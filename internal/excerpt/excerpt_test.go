@@ -37,6 +37,21 @@ func TestWriter(t *testing.T) {
 	}
 }
 
+func TestLines(t *testing.T) {
+	t.Parallel()
+	for said, want := range map[string][2]string{
+		"": {}, " \n\n": {}, "one": {"one", "one"}, "\n  one\r\ntwo\n three \n\n": {"one", "three"},
+	} {
+		w := new(Writer)
+		if _, err := io.WriteString(w, said); err != nil {
+			t.Fatal(err)
+		}
+		if got := [2]string{w.FirstLine(), w.LastLine()}; got != want {
+			t.Errorf("of %q: %q, want %q", said, got, want)
+		}
+	}
+}
+
 // TestWriterIsBounded writes much more than is kept, in pieces of several sizes.
 func TestWriterIsBounded(t *testing.T) {
 	t.Parallel()

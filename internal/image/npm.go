@@ -12,10 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
+	"banger/internal/excerpt"
 	"banger/internal/progress"
 )
 
@@ -76,10 +76,10 @@ func (n NPM) download(ctx context.Context, dir string) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, npmTimeout)
 	defer cancel()
-	var stderr bytes.Buffer
+	var said excerpt.Writer
 	cmd := exec.CommandContext(ctx, npm, "pack", n.Package+"@"+n.Version, "--ignore-scripts", "--silent", "--no-update-notifier", "--no-audit")
 	cmd.Dir = dir
-	cmd.Stderr = &stderr
+	cmd.Stderr = &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
@@ -87,21 +87,16 @@ func (n NPM) download(ctx context.Context, dir string) (string, error) {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return "", fmt.Errorf("the npm client did not fetch it in %v", npmTimeout)
 		}
-		return "", fmt.Errorf("the npm client cannot fetch it: %w%s", err, lastLine(stderr.String()))
+		if last := said.LastLine(); last != "" {
+			err = fmt.Errorf("%w: %s", err, last)
+		}
+		return "", fmt.Errorf("the npm client cannot fetch it: %w", err)
 	}
 	found, err := filepath.Glob(filepath.Join(dir, "*.tgz"))
 	if err != nil || len(found) != 1 {
 		return "", fmt.Errorf("the npm client fetched %d files, not one", len(found))
 	}
 	return found[0], n.verify(found[0])
-}
-
-func lastLine(text string) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	if last := lines[len(lines)-1]; last != "" {
-		return ": " + last
-	}
-	return ""
 }
 
 // verify compares the archive with what the recipe pins.

@@ -8,9 +8,30 @@ import (
 	"encoding/base64"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
+
+// TestNPMIsBounded has an npm client that complains of much.
+func TestNPMIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	script := "#!/bin/sh\n{ head -c 64000000 /dev/zero; echo; echo no such package; } >&2\nexit 2\n"
+	if err := os.WriteFile(filepath.Join(dir, "npm"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := NPM{Package: "tool", Version: "1.0.0"}.download(t.Context(), t.TempDir())
+	runtime.ReadMemStats(&after)
+	if err == nil || err.Error() != "the npm client cannot fetch it: exit status 2: no such package" {
+		t.Errorf("%v, want what was said last", err)
+	}
+	if grown := after.TotalAlloc - before.TotalAlloc; grown > 16<<20 {
+		t.Errorf("it took %d bytes", grown)
+	}
+}
 
 func TestNPMFile(t *testing.T) {
 	t.Parallel()

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"strings"
 	"syscall"
 
 	"banger/internal/excerpt"
@@ -79,7 +78,7 @@ func (r *reader) Read(p []byte) (int, error) {
 // wait returns why the program has failed, or nil.
 func (r *reader) wait() error {
 	failed := r.cmd.Wait()
-	switch said := strings.TrimSpace(r.said.String()); {
+	switch said := r.said.FirstLine(); {
 	case failed == nil:
 		return nil
 	case r.ctx.Err() != nil:
@@ -87,8 +86,7 @@ func (r *reader) wait() error {
 	case r.in != nil && r.in.err != nil:
 		return r.in.err
 	case said != "":
-		first, _, _ := strings.Cut(said, "\n")
-		return errors.New(first)
+		return errors.New(said)
 	}
 	return fmt.Errorf("%s: %w", r.cmd.Args[0], failed)
 }

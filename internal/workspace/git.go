@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+
+	"banger/internal/excerpt"
 )
 
 // git runs git on one repository without ever asking, locking, or running what
@@ -69,13 +71,14 @@ func (e *gitError) status() int {
 // output runs git with stdin and returns what it prints.
 func (g git) output(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
 	cmd := g.command(ctx, args...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
+	var stdout bytes.Buffer
+	var said excerpt.Writer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &said
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, &gitError{args: args, stderr: stderr.String(), err: err}
+		return nil, &gitError{args: args, stderr: said.String(), err: err}
 	}
 	return stdout.Bytes(), nil
 }

@@ -14,10 +14,15 @@ import (
 	"time"
 
 	"banger/internal/api"
+	"banger/internal/excerpt"
 )
 
 // timeout bounds each program that is run.
 const timeout = time.Minute
+
+// maxSaid is how much of the beginning and of the end of what a program
+// complains of is in an error, in bytes.
+const maxSaid = 2 << 10
 
 // system is where root looks besides PATH, and the PATH of what it runs.
 var system = []string{"/usr/sbin", "/usr/bin", "/sbin", "/bin"}
@@ -97,11 +102,12 @@ func Run(ctx context.Context, input, name string, args ...string) (string, error
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	var out, errs bytes.Buffer
+	var out bytes.Buffer
+	said := excerpt.Writer{Limit: maxSaid}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Args[0] = name
 	cmd.Env = []string{"PATH=" + strings.Join(system, ":"), "LC_ALL=C"}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &errs
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &said
 	// What was begun must not go on once who wanted it was killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	runtime.LockOSThread() // it is the thread's death that counts
@@ -110,8 +116,8 @@ func Run(ctx context.Context, input, name string, args ...string) (string, error
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		if said := strings.Join(strings.Fields(errs.String()), " "); said != "" {
-			err = fmt.Errorf("%w: %s", err, said)
+		if text := strings.Join(strings.Fields(said.String()), " "); text != "" {
+			err = fmt.Errorf("%w: %s", err, text)
 		}
 		return "", fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
 	}

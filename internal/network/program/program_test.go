@@ -1,6 +1,7 @@
 package program
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,6 +47,15 @@ func TestRunEnvironment(t *testing.T) {
 	out, err := Run(WithStubs(t.Context(), stub(t, "it", "env")), "", "it")
 	if err != nil || strings.Contains(out, "LD_LIBRARY_PATH") || !strings.Contains(out, "LC_ALL=C") || !strings.Contains(out, "PATH=/usr/sbin:") {
 		t.Errorf("the environment: %q, %v", out, err)
+	}
+}
+
+// TestRunIsBounded has a program that complains of much.
+func TestRunIsBounded(t *testing.T) {
+	dir := stub(t, "it", "echo no such chain >&2; head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 1")
+	_, err := Run(WithStubs(t.Context(), dir), "", "it")
+	if err == nil || !strings.Contains(err.Error(), ": no such chain xxx") || len(err.Error()) > 3*maxSaid {
+		t.Errorf("the error has %d bytes: %.100v", len(fmt.Sprint(err)), err)
 	}
 }
 

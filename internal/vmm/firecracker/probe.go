@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"regexp"
 	"strconv"
-	"time"
 
 	"banger/internal/vmm"
 	"banger/internal/vmm/launch"
@@ -22,9 +21,6 @@ const (
 
 // Advice says why a version older than [Sound] should be replaced.
 const Advice = "versions before 1.16.1 have known security flaws (CVE-2026-5747 in virtio-PCI of 1.13 to 1.15.0, CVE-2026-1386 in the jailer)"
-
-// versionTimeout bounds what the program may take to say its version.
-const versionTimeout = 20 * time.Second
 
 // probe looks at the host. It does not cache.
 func (d *Driver) probe(ctx context.Context) vmm.Capability {
@@ -44,15 +40,11 @@ func (d *Driver) probe(ctx context.Context) vmm.Capability {
 		return unusable("the configured firecracker %q cannot be run: %v", path, err)
 	}
 	c.Binary = path
-	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path, "--version")
-	cmd.WaitDelay = time.Second
-	out, err := cmd.Output()
+	out, err := vmm.AskVersion(ctx, path)
 	if err != nil {
-		return unusable("%q does not tell its version: %v", path, err)
+		return unusable("%v", err)
 	}
-	version, ok := ParseVersion(string(out))
+	version, ok := ParseVersion(out)
 	if !ok {
 		return unusable("%q does not tell its version, but says %.80q", path, out)
 	}

@@ -1,15 +1,12 @@
 package qemu
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os/exec"
 	"regexp"
 	"strconv"
-	"strings"
-	"time"
 
 	"banger/internal/vmm"
 )
@@ -22,9 +19,6 @@ const (
 
 // The oldest QEMU that will do: -netdev stream is new in it.
 const minMajor, minMinor = 7, 2
-
-// versionTimeout bounds what the program may take to say its version.
-const versionTimeout = 20 * time.Second
 
 // found is what Probe found out.
 type found struct {
@@ -91,30 +85,15 @@ func (v version) atLeast(major, minor int) bool {
 }
 
 func readVersion(ctx context.Context, path string) (version, error) {
-	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path, "--version")
-	cmd.WaitDelay = time.Second
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
+	out, err := vmm.AskVersion(ctx, path)
 	if err != nil {
-		return version{}, fmt.Errorf("%q does not tell its version: %w%s", path, err, firstLine(stderr.String()))
+		return version{}, err
 	}
-	v, ok := parseVersion(string(out))
+	v, ok := parseVersion(out)
 	if !ok {
 		return version{}, fmt.Errorf("%q does not tell its version, but says %.80q", path, out)
 	}
 	return v, nil
-}
-
-// firstLine is what a program complained about, for the end of a message.
-func firstLine(text string) string {
-	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
-	if line == "" {
-		return ""
-	}
-	return ": " + line
 }
 
 var versionPattern = regexp.MustCompile(`^QEMU emulator version ((\d{1,4})\.(\d{1,4})(?:\.\d{1,4})?)`)
