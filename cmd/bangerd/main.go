@@ -1,15 +1,18 @@
-// Bangerd is banger's daemon. It is started by banger when it is needed; with
-// the argument "doctor" it only looks at the host, with "network" it is the network
-// of one VM, with "launch" it confines itself and becomes the VMM of one.
+// Bangerd is banger's daemon. It is started by banger when it is needed, without
+// an argument; with "doctor" it only looks at the host, with "network" it is the
+// network of one VM, with "launch" it confines itself and becomes the VMM of one.
 package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
 
+	"banger/internal/api"
 	"banger/internal/daemon"
 	"banger/internal/doctor/host"
 	"banger/internal/network/usernet"
@@ -22,6 +25,9 @@ func main() {
 	syscall.Umask(0o077)
 	if err := run(); err != nil {
 		daemon.Report(os.Stderr, err)
+		if known, ok := errors.AsType[*api.Error](err); ok && known.Kind == api.KindUsage {
+			os.Exit(2)
+		}
 		os.Exit(1)
 	}
 }
@@ -43,6 +49,12 @@ func run() error {
 		return usernet.Main(os.Args[2:])
 	case len(os.Args) == 2 && os.Args[1] == "doctor":
 		return host.Report(ctx, os.Getenv, executable, os.Stdout)
+	case len(os.Args) > 1: // no daemon for who only asks
+		return &api.Error{
+			Kind:    api.KindUsage,
+			Message: fmt.Sprintf("does not know the argument %q: it is banger's daemon, started by banger and not by hand", os.Args[1]),
+			Hint:    "banger --help",
+		}
 	}
 	return daemon.Run(ctx, daemon.Options{Getenv: os.Getenv, Executable: executable})
 }
