@@ -1,11 +1,11 @@
-// Package images holds the recipes of the image catalog: one directory an
-// image, with its recipe.toml and the files that names. They are data; what
+// Package images holds the definitions of the image catalog: one directory an
+// image, with its definition.toml and the files that names. They are data; what
 // the fields mean is told by package image, which reads them.
 package images
 
 import "embed"
 
-// FS has the recipes' directories at its top.
+// FS has the definitions' directories at its top.
 //
 //go:embed debian-bookworm debian-trixie
 var FS embed.FS

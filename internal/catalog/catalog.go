@@ -27,16 +27,16 @@ type Catalog struct {
 	Kernels []Entry `json:"kernels"`
 }
 
-// Entry is an image or kernel that can be had: made by a recipe of this
+// Entry is an image or kernel that can be had: made by a definition of this
 // binary, or in a bundle.
 type Entry struct {
 	Name        string `json:"name"`
 	Description string `json:"description,omitempty"`
 	// Kernel is what an image boots with.
 	Kernel string `json:"kernel,omitempty"`
-	// Recipe is the name of one in this binary. Either it is set or Bundle.
-	Recipe string  `json:"recipe,omitempty"`
-	Bundle *Bundle `json:"bundle,omitempty"`
+	// Definition is the name of one in this binary. Either it is set or Bundle.
+	Definition string  `json:"definition,omitempty"`
+	Bundle     *Bundle `json:"bundle,omitempty"`
 
 	// Origin is where the catalog came from: its URL, as users see it, or [BuiltIn].
 	Origin string `json:"-"`
@@ -109,10 +109,10 @@ func (e *Entry) complete(base *url.URL) error {
 		e.Origin = download.Redacted(base)
 	}
 	switch {
-	case (e.Recipe == "") == (e.Bundle == nil):
-		return errors.New("it must have either a bundle or a recipe")
+	case (e.Definition == "") == (e.Bundle == nil):
+		return errors.New("it must have either a bundle or a definition")
 	case e.Bundle == nil && base != nil:
-		return errors.New("recipes are only for the catalog that is built in: it must have a bundle")
+		return errors.New("definitions are only for the catalog that is built in: it must have a bundle")
 	case e.Bundle == nil:
 		return nil
 	case !digest.MatchString(e.Bundle.Digest):

@@ -20,7 +20,7 @@ func TestEmbedded(t *testing.T) {
 		t.Fatalf("%+v, %v", c, err)
 	}
 	for _, entry := range c.Kernels {
-		if _, err := kernels.Recipes.Open(entry.Recipe + ".toml"); err != nil {
+		if _, err := kernels.Definitions.Open(entry.Definition + ".toml"); err != nil {
 			t.Errorf("kernel %q: %v", entry.Name, err)
 		}
 	}
@@ -92,13 +92,13 @@ func TestParseRefuses(t *testing.T) {
 		"[]":                      "array",
 		`{"format": 2}`:           "format 2",
 		entry(`{"name": "../x"}`): "not a valid name",
-		entry(`{"name": "x"}`):    "either a bundle or a recipe",
-		entry(`{"name": "x", "recipe": "debian-6.12"}`):                                        "must have a bundle",
-		entry(`{"name": "x", "recipe": "y", "bundle": {"url": "y", "digest": "` + sum + `"}}`): "either a bundle or a recipe",
-		entry(`{"name": "x", "bundle": {"url": "y"}}`):                                         "no digest",
-		entry(`{"name": "x", "bundle": {"url": "file:///y", "digest": "` + sum + `"}}`):        "no URL",
-		entry(`{"name": "x", "bundle": {"url": "y", "digest": "` + sum + `", "size": -1}}`):    "size is -1",
-		`{"format": 1, "images": [` + strings.Repeat(`{},`, maxEntries) + `{}]}`:               "more than",
+		entry(`{"name": "x"}`):    "either a bundle or a definition",
+		entry(`{"name": "x", "definition": "debian-6.12"}`):                                        "must have a bundle",
+		entry(`{"name": "x", "definition": "y", "bundle": {"url": "y", "digest": "` + sum + `"}}`): "either a bundle or a definition",
+		entry(`{"name": "x", "bundle": {"url": "y"}}`):                                             "no digest",
+		entry(`{"name": "x", "bundle": {"url": "file:///y", "digest": "` + sum + `"}}`):            "no URL",
+		entry(`{"name": "x", "bundle": {"url": "y", "digest": "` + sum + `", "size": -1}}`):        "size is -1",
+		`{"format": 1, "images": [` + strings.Repeat(`{},`, maxEntries) + `{}]}`:                   "more than",
 	} {
 		if _, err := parse([]byte(text), base); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.60s: %v, want %q", text, err, want)

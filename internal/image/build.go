@@ -22,8 +22,8 @@ import (
 )
 
 // build makes the image's parts in dir.
-func (s *Store) build(ctx context.Context, r *Recipe, dir string, report progress.Func) (m Manifest, err error) {
-	m = Manifest{Description: r.Description, Kernel: r.Kernel, Init: r.Init}
+func (s *Store) build(ctx context.Context, d *Definition, dir string, report progress.Func) (m Manifest, err error) {
+	m = Manifest{Description: d.Description, Kernel: d.Kernel, Init: d.Init}
 	temp := s.options.TempDir
 	if temp == "" {
 		temp = debian.DefaultTempDir()
@@ -31,20 +31,20 @@ func (s *Store) build(ctx context.Context, r *Recipe, dir string, report progres
 	if err := debian.Check(ctx); err != nil {
 		return m, err
 	}
-	if err := r.checkSpace(dir, temp); err != nil {
+	if err := d.checkSpace(dir, temp); err != nil {
 		return m, err
 	}
 
-	fetched, notes, err := r.fetchNPM(ctx, report)
+	fetched, notes, err := d.fetchNPM(ctx, report)
 	if err != nil {
 		return m, err
 	}
 	defer func() { err = errors.Join(err, fetched.Close()) }()
 	m.Notes = notes
 
-	scripts := make([]string, len(r.Scripts))
-	for i, name := range r.Scripts {
-		script, err := r.dirs.read(name)
+	scripts := make([]string, len(d.Scripts))
+	for i, name := range d.Scripts {
+		script, err := d.dirs.read(name)
 		if err != nil {
 			return m, err
 		}
@@ -54,10 +54,10 @@ func (s *Store) build(ctx context.Context, r *Recipe, dir string, report progres
 	built := make(chan error, 1)
 	go func() {
 		err := debian.Bootstrap(ctx, debian.Options{
-			Suite: r.Suite, Variant: r.Variant, Components: r.Components, Include: r.Packages,
-			AptOptions: r.AptOptions, DpkgOpts: r.DpkgOptions, Mirror: s.options.Mirror, TempDir: temp,
+			Suite: d.Suite, Variant: d.Variant, Components: d.Components, Include: d.Packages,
+			AptOptions: d.AptOptions, DpkgOpts: d.DpkgOptions, Mirror: s.options.Mirror, TempDir: temp,
 			Scripts: scripts,
-			Files:   func(w *tar.Writer) error { return errors.Join(r.writeFiles(w), fetched.writeTo(w)) },
+			Files:   func(w *tar.Writer) error { return errors.Join(d.writeFiles(w), fetched.writeTo(w)) },
 		}, out, report)
 		out.CloseWithError(err) // nil is the end of the stream
 		built <- err
@@ -73,10 +73,10 @@ func (s *Store) build(ctx context.Context, r *Recipe, dir string, report progres
 	if err != nil {
 		return m, err
 	}
-	if err := found.check(r); err != nil {
+	if err := found.check(d); err != nil {
 		return m, err
 	}
-	m.Source = found.source(ctx, r)
+	m.Source = found.source(ctx, d)
 	return m, writeList(filepath.Join(dir, packageList), found.packages)
 }
 
@@ -118,10 +118,10 @@ func writeList(path string, packages []pkg) error {
 	return nil
 }
 
-// writeFiles writes the files that come with the recipe.
-func (r *Recipe) writeFiles(w *tar.Writer) error {
-	for _, file := range r.Files {
-		data, err := r.dirs.read(file.Source)
+// writeFiles writes the files that come with the definition.
+func (d *Definition) writeFiles(w *tar.Writer) error {
+	for _, file := range d.Files {
+		data, err := d.dirs.read(file.Source)
 		if err != nil {
 			return err
 		}
@@ -141,12 +141,12 @@ func (r *Recipe) writeFiles(w *tar.Writer) error {
 }
 
 // checkSpace refuses work that could not be finished.
-func (r *Recipe) checkSpace(imageDir, buildDir string) error {
-	forImage, err := size.Parse(r.ImageSpace)
+func (d *Definition) checkSpace(imageDir, buildDir string) error {
+	forImage, err := size.Parse(d.ImageSpace)
 	if err != nil {
 		return err
 	}
-	forBuild, err := size.Parse(r.BuildSpace)
+	forBuild, err := size.Parse(d.BuildSpace)
 	if err != nil {
 		return err
 	}
@@ -155,9 +155,9 @@ func (r *Recipe) checkSpace(imageDir, buildDir string) error {
 		return fmt.Errorf("cannot measure the free space: %w", err)
 	}
 	if a.Dev == b.Dev {
-		return needSpace(r.name, imageDir, forImage+forBuild)
+		return needSpace(d.name, imageDir, forImage+forBuild)
 	}
-	return errors.Join(needSpace(r.name, imageDir, forImage), needSpace(r.name, buildDir, forBuild))
+	return errors.Join(needSpace(d.name, imageDir, forImage), needSpace(d.name, buildDir, forBuild))
 }
 
 func needSpace(name, dir string, need int64) error {

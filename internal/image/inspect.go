@@ -97,12 +97,12 @@ func readStatus(r io.Reader) ([]pkg, error) {
 	return list, nil
 }
 
-// check makes sure that the tree is what the recipe promises.
-func (c contents) check(r *Recipe) error {
-	if r.Init != "" && !c.init {
-		return fmt.Errorf("the tree has no %s", r.Init)
+// check makes sure that the tree is what the definition promises.
+func (c contents) check(d *Definition) error {
+	if d.Init != "" && !c.init {
+		return fmt.Errorf("the tree has no %s", d.Init)
 	}
-	for _, name := range r.Packages {
+	for _, name := range d.Packages {
 		if c.version(name) == "" {
 			return fmt.Errorf("package %q is not installed in the tree", name)
 		}
@@ -120,22 +120,22 @@ func (c contents) version(name string) string {
 }
 
 // source is the provenance that is kept with the image.
-func (c contents) source(ctx context.Context, r *Recipe) map[string]string {
+func (c contents) source(ctx context.Context, d *Definition) map[string]string {
 	list := sha256.New()
 	for _, p := range c.packages {
 		fmt.Fprintf(list, "%s %s\n", p.name, p.version)
 	}
 	source := map[string]string{
-		"suite":    r.Suite,
-		"recipe":   r.digest,
-		"packages": fmt.Sprintf("%d, sha256:%s", len(c.packages), hex.EncodeToString(list.Sum(nil))),
-		"built":    time.Now().UTC().Format(time.DateOnly),
+		"suite":      d.Suite,
+		"definition": d.digest,
+		"packages":   fmt.Sprintf("%d, sha256:%s", len(c.packages), hex.EncodeToString(list.Sum(nil))),
+		"built":      time.Now().UTC().Format(time.DateOnly),
 	}
 	// A version that cannot be told is left out: the image is as good.
 	if version, err := debian.Version(ctx); err == nil {
 		source["mmdebstrap"] = version
 	}
-	for _, name := range r.KeyPackages {
+	for _, name := range d.KeyPackages {
 		if version := c.version(name); version != "" {
 			source["package "+name] = version
 		}

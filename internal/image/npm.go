@@ -37,16 +37,16 @@ type npmFile struct {
 // Close removes the downloads.
 func (f npmFiles) Close() error { return os.RemoveAll(f.dir) }
 
-// fetchNPM downloads the recipe's npm packages with the npm client. Packages
+// fetchNPM downloads the definition's npm packages with the npm client. Packages
 // that cannot be had are told about in notes; the error is ctx's, or one of
 // this machine.
-func (r *Recipe) fetchNPM(ctx context.Context, report progress.Func) (files npmFiles, notes []string, err error) {
+func (d *Definition) fetchNPM(ctx context.Context, report progress.Func) (files npmFiles, notes []string, err error) {
 	dir, err := os.MkdirTemp("", "banger-npm-")
 	if err != nil {
 		return files, nil, fmt.Errorf("cannot make a directory to download to: %w", err)
 	}
 	files.dir = dir
-	for _, n := range r.NPM {
+	for _, n := range d.NPM {
 		report.Step("downloading " + n.Name + " " + n.Version)
 		archive, err := n.download(ctx, dir)
 		switch {
@@ -99,7 +99,7 @@ func (n NPM) download(ctx context.Context, dir string) (string, error) {
 	return found[0], n.verify(found[0])
 }
 
-// verify compares the archive with what the recipe pins.
+// verify compares the archive with what the definition pins.
 func (n NPM) verify(archive string) error {
 	want, err := n.sum()
 	if err != nil {
@@ -115,7 +115,7 @@ func (n NPM) verify(archive string) error {
 		return err
 	}
 	if !bytes.Equal(hash.Sum(nil), want) {
-		return errors.New("what was downloaded is not what the recipe pins")
+		return errors.New("what was downloaded is not what the definition pins")
 	}
 	return nil
 }

@@ -97,7 +97,7 @@ type Options struct {
 type Store struct {
 	dir     string
 	objects *objects.Store[Manifest]
-	catalog map[string]*Recipe
+	catalog map[string]*Definition
 	blobs   *oci.Blobs
 	options Options
 	// exchange is with other hosts.
@@ -106,7 +106,7 @@ type Store struct {
 
 // Open returns the store in dir, with the catalog of this binary.
 func Open(dir string, options Options) (*Store, error) {
-	recipes, err := readCatalog(images.FS)
+	definitions, err := readCatalog(images.FS)
 	if err != nil {
 		return nil, err
 	}
@@ -114,10 +114,10 @@ func Open(dir string, options Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	offered := make(map[string]*Recipe)
+	offered := make(map[string]*Definition)
 	for _, entry := range builtIn.Images {
-		if offered[entry.Name] = recipes[entry.Recipe]; offered[entry.Name] == nil {
-			return nil, fmt.Errorf("the image catalog has no recipe %q", entry.Recipe)
+		if offered[entry.Name] = definitions[entry.Definition]; offered[entry.Name] == nil {
+			return nil, fmt.Errorf("the image catalog has no definition %q", entry.Definition)
 		}
 	}
 	store := objects.Open[Manifest](dir)
@@ -135,8 +135,8 @@ func (s *Store) Pull(ctx context.Context, name string, report progress.Func) (Im
 	if image, err := s.Get(name); err == nil {
 		return image, nil
 	}
-	recipe := s.catalog[name]
-	if recipe == nil && oci.IsReference(name) {
+	definition := s.catalog[name]
+	if definition == nil && oci.IsReference(name) {
 		_, as, err := s.referenceName(api.Pull{Name: name})
 		if err != nil {
 			return Image{}, importError("pull", name, err)
@@ -146,11 +146,11 @@ func (s *Store) Pull(ctx context.Context, name string, report progress.Func) (Im
 		}
 		return s.PullReference(ctx, api.Pull{Name: name}, nil, report)
 	}
-	if recipe == nil {
+	if definition == nil {
 		return imageOf(s.exchange.PullOffer(ctx, name, s.names(), report))
 	}
 	object, err := s.objects.Fill(ctx, name, func(ctx context.Context, dir string) (Manifest, error) {
-		return s.build(ctx, recipe, dir, report)
+		return s.build(ctx, definition, dir, report)
 	})
 	if err != nil {
 		return Image{}, pullError(name, err)
@@ -214,11 +214,11 @@ func (s *Store) List() ([]Image, error) {
 func (s *Store) Available() []api.Image {
 	var list []api.Image
 	for _, name := range s.names() {
-		recipe := s.catalog[name]
+		definition := s.catalog[name]
 		_, err := s.objects.Get(name)
 		list = append(list, api.Image{
-			Name: name, Present: err == nil, Kernel: recipe.Kernel, Description: recipe.Description, Origin: catalog.BuiltIn,
-			Source: map[string]string{"suite": recipe.Suite, "recipe": recipe.digest},
+			Name: name, Present: err == nil, Kernel: definition.Kernel, Description: definition.Description, Origin: catalog.BuiltIn,
+			Source: map[string]string{"suite": definition.Suite, "definition": definition.digest},
 		})
 	}
 	return list

@@ -115,13 +115,13 @@ func TestStore(t *testing.T) {
 	if diff := cmp.Diff(want, found.packages, cmp.AllowUnexported(pkg{})); diff != "" {
 		t.Errorf("packages (-want +got):\n%s", diff)
 	}
-	if err := found.check(&Recipe{Init: "/sbin/init", Packages: []string{"one", "two"}}); err != nil {
+	if err := found.check(&Definition{Init: "/sbin/init", Packages: []string{"one", "two"}}); err != nil {
 		t.Error(err)
 	}
-	if err := found.check(&Recipe{Packages: []string{"removed"}}); err == nil || !strings.Contains(err.Error(), `"removed"`) {
+	if err := found.check(&Definition{Packages: []string{"removed"}}); err == nil || !strings.Contains(err.Error(), `"removed"`) {
 		t.Errorf("a package that is not there: got error %v", err)
 	}
-	if err := (contents{}).check(&Recipe{Init: "/sbin/init"}); err == nil {
+	if err := (contents{}).check(&Definition{Init: "/sbin/init"}); err == nil {
 		t.Error("a tree without init passed for one with it")
 	}
 	image, err := os.ReadFile(filepath.Join(dir, rootDisk))

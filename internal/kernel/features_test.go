@@ -112,7 +112,7 @@ func TestFeatures(t *testing.T) {
 // What the initramfs loads is what is looked for.
 func TestFeaturesHaveBootModules(t *testing.T) {
 	t.Parallel()
-	offered, err := recipes()
+	offered, err := definitions()
 	if err != nil {
 		t.Fatal(err)
 	}

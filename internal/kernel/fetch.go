@@ -99,7 +99,7 @@ func checkTools(names ...string) error {
 }
 
 // fetch makes the parts of a kernel in dir.
-func (s *Store) fetch(ctx context.Context, recipe recipe, dir string, report progress.Func) (Manifest, error) {
+func (s *Store) fetch(ctx context.Context, definition definition, dir string, report progress.Func) (Manifest, error) {
 	if err := s.check(ctx); err != nil {
 		return Manifest{}, err
 	}
@@ -112,16 +112,16 @@ func (s *Store) fetch(ctx context.Context, recipe recipe, dir string, report pro
 		return Manifest{}, fmt.Errorf("cannot remove a temporary file: %w", err)
 	}
 	if err := s.bootstrap(ctx, debian.Options{
-		Suite:        recipe.Suite,
+		Suite:        definition.Suite,
 		Variant:      "extract",
 		Mirror:       s.opts.Mirror,
 		AptOptions:   []string{`Acquire::Languages "none"`},
-		ExtractHooks: []string{"package=" + recipe.Package + "\n" + hook},
+		ExtractHooks: []string{"package=" + definition.Package + "\n" + hook},
 	}, file, report); err != nil {
 		return Manifest{}, err
 	}
 	report.Step("building the kernel's files")
-	return unpack(ctx, inArchive(file), recipe, dir, report)
+	return unpack(ctx, inArchive(file), definition, dir, report)
 }
 
 // tree calls f for every entry of what a kernel comes in, as [hook] leaves it,
@@ -129,18 +129,18 @@ func (s *Store) fetch(ctx context.Context, recipe recipe, dir string, report pro
 type tree func(ctx context.Context, f func(name string, header *tar.Header, r io.Reader) error) error
 
 // unpack makes the parts of a kernel in dir.
-func unpack(ctx context.Context, from tree, recipe recipe, dir string, report progress.Func) (Manifest, error) {
+func unpack(ctx context.Context, from tree, definition definition, dir string, report progress.Func) (Manifest, error) {
 	found, err := scan(ctx, from)
 	if err != nil {
 		return Manifest{}, fmt.Errorf("cannot read the kernel's package: %w", err)
 	}
-	manifest := Manifest{Version: found.version, Description: recipe.Description, Source: found.source}
-	manifest.Source.Suite = recipe.Suite
-	if recipe.Package != "" && (found.source.Package == "" || found.source.PackageVersion == "" || found.source.SHA256 == "") {
+	manifest := Manifest{Version: found.version, Description: definition.Description, Source: found.source}
+	manifest.Source.Suite = definition.Suite
+	if definition.Package != "" && (found.source.Package == "" || found.source.PackageVersion == "" || found.source.SHA256 == "") {
 		return Manifest{}, errors.New("cannot read the kernel's package: it does not say which package it is")
 	}
-	if !strings.HasPrefix(found.version, recipe.VersionPrefix) {
-		return Manifest{}, fmt.Errorf("cannot use the kernel: its version is %q and should begin with %q", found.version, recipe.VersionPrefix)
+	if !strings.HasPrefix(found.version, definition.VersionPrefix) {
+		return Manifest{}, fmt.Errorf("cannot use the kernel: its version is %q and should begin with %q", found.version, definition.VersionPrefix)
 	}
 	vmlinux, err := bzimage.Extract(ctx, found.image, 0)
 	if err != nil {
@@ -165,7 +165,7 @@ func unpack(ctx context.Context, from tree, recipe recipe, dir string, report pr
 	if err := os.WriteFile(filepath.Join(dir, partVmlinux), vmlinux, 0o600); err != nil {
 		return Manifest{}, fmt.Errorf("cannot write the kernel: %w", err)
 	}
-	names := recipe.BootModules
+	names := definition.BootModules
 	if modules.has(checksum) {
 		names = append([]string{checksum}, names...)
 	}

@@ -95,7 +95,7 @@ type taker func(ctx context.Context, request api.Import, work string, report pro
 
 func importTree(ctx context.Context, request api.Import, take taker, dir string, report progress.Func) (_ Manifest, err error) {
 	// It must do what the catalog's kernels do.
-	offered, err := recipes()
+	offered, err := definitions()
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -114,7 +114,7 @@ func importTree(ctx context.Context, request api.Import, take taker, dir string,
 		return Manifest{}, err
 	}
 	report.Step("building the kernel's files")
-	manifest, err := unpack(ctx, inDirectory(staged), recipe{BootModules: offered[0].BootModules}, dir, report)
+	manifest, err := unpack(ctx, inDirectory(staged), definition{BootModules: offered[0].BootModules}, dir, report)
 	manifest.Description, manifest.Source = about.Description, about.Source
 	return manifest, err
 }

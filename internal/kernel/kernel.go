@@ -163,17 +163,17 @@ func (s *Store) List() ([]Kernel, error) {
 // Available returns the kernels of the catalog, which [Store.Pull] can fetch,
 // whether they are in the store or not.
 func (s *Store) Available() ([]api.Kernel, error) {
-	recipes, err := recipes()
+	definitions, err := definitions()
 	if err != nil {
 		return nil, err
 	}
 	var list []api.Kernel
-	for _, recipe := range recipes {
+	for _, definition := range definitions {
 		entry := api.Kernel{
-			Name: recipe.name, Description: recipe.Description, Origin: catalog.BuiltIn,
-			Source: map[string]string{"suite": recipe.Suite, "package": recipe.Package},
+			Name: definition.name, Description: definition.Description, Origin: catalog.BuiltIn,
+			Source: map[string]string{"suite": definition.Suite, "package": definition.Package},
 		}
-		if kernel, err := s.Get(recipe.name); err == nil {
+		if kernel, err := s.Get(definition.name); err == nil {
 			entry = kernel.Info()
 		}
 		list = append(list, entry)
@@ -187,18 +187,18 @@ func (s *Store) Pull(ctx context.Context, name string, report progress.Func) (Ke
 	if kernel, err := s.Get(name); err == nil {
 		return kernel, nil
 	}
-	offered, err := recipes()
+	offered, err := definitions()
 	if err != nil {
 		return Kernel{}, err
 	}
-	i := slices.IndexFunc(offered, func(r recipe) bool { return r.name == name })
+	i := slices.IndexFunc(offered, func(d definition) bool { return d.name == name })
 	if i < 0 {
 		object, err := s.exchange.PullOffer(ctx, name, names(offered), report)
 		return Kernel{object}, err
 	}
-	recipe := offered[i]
+	definition := offered[i]
 	object, err := s.objects.Fill(ctx, name, func(ctx context.Context, tmp string) (Manifest, error) {
-		manifest, err := s.fetch(ctx, recipe, tmp, report)
+		manifest, err := s.fetch(ctx, definition, tmp, report)
 		if err == nil {
 			s.opts.Log.InfoContext(ctx, "kernel fetched", "kernel", name, "package", manifest.Source.Package, "sha256", manifest.Source.SHA256)
 		}

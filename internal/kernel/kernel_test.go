@@ -132,12 +132,12 @@ func writeArchiveAt(w io.Writer, files []file, at time.Time) error {
 	return tw.Close()
 }
 
-var testRecipe = recipe{
+var testDefinition = definition{
 	name: "test", Description: "for tests", Suite: "trixie", Package: "linux-image-test", VersionPrefix: "6.12.",
 	BootModules: []string{"virtio_mmio", "virtio_net", "ext4"},
 }
 
-func unpackFiles(t *testing.T, files []file, r recipe) (Manifest, string, error) {
+func unpackFiles(t *testing.T, files []file, r definition) (Manifest, string, error) {
 	t.Helper()
 	var archive bytes.Buffer
 	if err := writeArchive(&archive, files); err != nil {
@@ -158,7 +158,7 @@ func wantFile(t *testing.T, path string, want []byte) {
 
 func TestUnpack(t *testing.T) {
 	t.Parallel()
-	manifest, dir, err := unpackFiles(t, testPackage(t), testRecipe)
+	manifest, dir, err := unpackFiles(t, testPackage(t), testDefinition)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestModulesDisk(t *testing.T) {
 	if err != nil {
 		t.Skip("there is no debugfs to read the disk with")
 	}
-	_, dir, err := unpackFiles(t, testPackage(t), testRecipe)
+	_, dir, err := unpackFiles(t, testPackage(t), testDefinition)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +234,7 @@ func TestUnpackIsReproducible(t *testing.T) {
 			t.Fatal(err)
 		}
 		dir := t.TempDir()
-		if _, err := unpack(t.Context(), inArchive(bytes.NewReader(archive.Bytes())), testRecipe, dir, progress.Discard); err != nil {
+		if _, err := unpack(t.Context(), inArchive(bytes.NewReader(archive.Bytes())), testDefinition, dir, progress.Discard); err != nil {
 			t.Fatal(err)
 		}
 		var err error
@@ -267,9 +267,9 @@ func TestUnpackRefuses(t *testing.T) {
 		return func(files []file) []file { return append(files, file{name: name, content: []byte(content)}) }
 	}
 	tests := map[string]struct {
-		change func([]file) []file
-		recipe func(*recipe)
-		want   string
+		change     func([]file) []file
+		definition func(*definition)
+		want       string
 	}{
 		"no kernel":        {without("vmlinuz-" + testVersion), nil, "has no kernel"},
 		"two kernels":      {with("./kernel/boot/vmlinuz-6.12.2", "x"), nil, "several kernels"},
@@ -277,8 +277,8 @@ func TestUnpackRefuses(t *testing.T) {
 		"no digest":        {without("/sha256"), nil, "does not say which package"},
 		"no modules.dep":   {without("modules.dep"), nil, "no modules.dep"},
 		"no module":        {without("/failover.ko"), nil, `does not have "kernel/failover.ko"`},
-		"module not known": {nil, func(r *recipe) { r.BootModules = []string{"nope"} }, `no module "nope"`},
-		"another version":  {nil, func(r *recipe) { r.VersionPrefix = "6.13." }, `should begin with "6.13."`},
+		"module not known": {nil, func(d *definition) { d.BootModules = []string{"nope"} }, `no module "nope"`},
+		"another version":  {nil, func(d *definition) { d.VersionPrefix = "6.13." }, `should begin with "6.13."`},
 		"no devtmpfs":      {with("./kernel/boot/config-"+testVersion, "CONFIG_ACPI=y\n"), nil, "initramfs (CONFIG_BLK_DEV_INITRD, "},
 		"no overlay": {func(files []file) []file {
 			files = without("modules.builtin")(files)
@@ -293,12 +293,12 @@ func TestUnpackRefuses(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			files, r := testPackage(t), testRecipe
+			files, r := testPackage(t), testDefinition
 			if test.change != nil {
 				files = test.change(files)
 			}
-			if test.recipe != nil {
-				test.recipe(&r)
+			if test.definition != nil {
+				test.definition(&r)
 			}
 			if _, _, err := unpackFiles(t, files, r); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("unpack: %v, want an error with %q", err, test.want)
@@ -314,13 +314,13 @@ func TestUnpackCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, size := range []int{100, 1500, archive.Len() / 2, archive.Len() - 1600} {
-		if _, err := unpack(t.Context(), inArchive(bytes.NewReader(archive.Bytes()[:size])), testRecipe, t.TempDir(), progress.Discard); err == nil {
+		if _, err := unpack(t.Context(), inArchive(bytes.NewReader(archive.Bytes()[:size])), testDefinition, t.TempDir(), progress.Discard); err == nil {
 			t.Errorf("the first %d of %d bytes of a package were taken", size, archive.Len())
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := unpack(ctx, inArchive(bytes.NewReader(archive.Bytes())), testRecipe, t.TempDir(), progress.Discard); !errors.Is(err, context.Canceled) {
+	if _, err := unpack(ctx, inArchive(bytes.NewReader(archive.Bytes())), testDefinition, t.TempDir(), progress.Discard); !errors.Is(err, context.Canceled) {
 		t.Errorf("unpack, canceled: %v", err)
 	}
 }
@@ -343,16 +343,16 @@ func newStore(t *testing.T, bootstrap func(w io.Writer) error) *Store {
 	return s
 }
 
-// fullPackage has all that the recipe in the catalog asks for.
+// fullPackage has all that the definition in the catalog asks for.
 func fullPackage(t *testing.T) []file {
 	t.Helper()
-	offered, err := recipes()
+	offered, err := definitions()
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(offered, func(r recipe) bool { return r.name == testName })
+	i := slices.IndexFunc(offered, func(d definition) bool { return d.name == testName })
 	if i < 0 {
-		t.Fatalf("no recipe %q", testName)
+		t.Fatalf("no definition %q", testName)
 	}
 	files := testPackage(t)
 	var dep strings.Builder

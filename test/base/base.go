@@ -56,8 +56,8 @@ func Agent(prefix string) string {
 func State(dir string) string { return filepath.Join(dir, "banger") }
 
 // Dir is a directory that is kept between runs: below BANGER_TEST_STATE or
-// ~/.cache/banger-test, and named after the recipes of both in the module at
-// root, so that a changed recipe is fetched anew. It is made.
+// ~/.cache/banger-test, and named after the definitions of both in the module at
+// root, so that a changed definition is fetched anew. It is made.
 func Dir(root string) (string, error) {
 	top := os.Getenv("BANGER_TEST_STATE")
 	if top == "" {
@@ -67,15 +67,15 @@ func Dir(root string) (string, error) {
 		}
 		top = filepath.Join(cache, "banger-test")
 	}
-	recipes := filepath.Join(root, "images")
+	definitions := filepath.Join(root, "images")
 	hash := sha256.New()
 	for _, used := range []string{Image, filepath.Join("kernels", Kernel+".toml")} {
-		err := filepath.WalkDir(filepath.Join(recipes, used), func(path string, entry fs.DirEntry, err error) error {
+		err := filepath.WalkDir(filepath.Join(definitions, used), func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || !entry.Type().IsRegular() {
 				return err
 			}
 			data, err := os.ReadFile(path)
-			fmt.Fprintf(hash, "%s %d\n%s", strings.TrimPrefix(path, recipes), len(data), data)
+			fmt.Fprintf(hash, "%s %d\n%s", strings.TrimPrefix(path, definitions), len(data), data)
 			return err
 		})
 		if err != nil {

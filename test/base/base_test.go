@@ -9,13 +9,13 @@ import (
 	"banger/test/base"
 )
 
-func TestDirFollowsRecipes(t *testing.T) {
+func TestDirFollowsDefinitions(t *testing.T) {
 	t.Setenv("BANGER_TEST_STATE", t.TempDir())
 	root := t.TempDir()
-	dir := func(recipe, kernel, other string) string {
+	dir := func(definition, kernel, other string) string {
 		t.Helper()
 		for name, text := range map[string]string{
-			base.Image + "/recipe.toml": recipe, "kernels/" + base.Kernel + ".toml": kernel, "kernels/other.toml": other, "other/recipe.toml": other,
+			base.Image + "/definition.toml": definition, "kernels/" + base.Kernel + ".toml": kernel, "kernels/other.toml": other, "other/definition.toml": other,
 		} {
 			path := filepath.Join(root, "images", name)
 			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
@@ -33,7 +33,7 @@ func TestDirFollowsRecipes(t *testing.T) {
 		t.Errorf("directories %q, %q, %q", one, two, three)
 	}
 	if same := dir("1", "1", "2"); same != one {
-		t.Errorf("%q, and %q with other recipes that tests do not use", one, same)
+		t.Errorf("%q, and %q with other definitions that tests do not use", one, same)
 	}
 }
 

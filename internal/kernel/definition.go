@@ -14,8 +14,8 @@ import (
 	"banger/internal/catalog"
 )
 
-// recipe says how a kernel is got.
-type recipe struct {
+// definition says how a kernel is got.
+type definition struct {
 	name string
 
 	Description string `toml:"description"`
@@ -29,70 +29,70 @@ type recipe struct {
 	BootModules []string `toml:"boot_modules"`
 }
 
-// recipes returns those that the catalog of this binary names, as it does.
-func recipes() ([]recipe, error) {
+// definitions returns those that the catalog of this binary names, as it does.
+func definitions() ([]definition, error) {
 	builtIn, err := catalog.Embedded()
 	if err != nil {
 		return nil, err
 	}
-	all, err := readCatalog(kernels.Recipes)
+	all, err := readCatalog(kernels.Definitions)
 	if err != nil {
 		return nil, err
 	}
-	var offered []recipe
+	var offered []definition
 	for _, entry := range builtIn.Kernels {
-		i := slices.IndexFunc(all, func(r recipe) bool { return r.name == entry.Recipe })
+		i := slices.IndexFunc(all, func(d definition) bool { return d.name == entry.Definition })
 		if i < 0 {
-			return nil, fmt.Errorf("the kernel catalog has no recipe %q", entry.Recipe)
+			return nil, fmt.Errorf("the kernel catalog has no definition %q", entry.Definition)
 		}
-		r := all[i]
-		r.name = entry.Name
-		offered = append(offered, r)
+		d := all[i]
+		d.name = entry.Name
+		offered = append(offered, d)
 	}
 	return offered, nil
 }
 
-func readCatalog(files fs.FS) ([]recipe, error) {
+func readCatalog(files fs.FS) ([]definition, error) {
 	paths, err := fs.Glob(files, "*.toml")
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the kernel catalog: %w", err)
 	}
-	var recipes []recipe
+	var definitions []definition
 	for _, file := range paths {
 		data, err := fs.ReadFile(files, file)
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the kernel catalog: %w", err)
 		}
-		r := recipe{name: strings.TrimSuffix(path.Base(file), ".toml")}
-		if err := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields().Decode(&r); err != nil {
+		d := definition{name: strings.TrimSuffix(path.Base(file), ".toml")}
+		if err := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields().Decode(&d); err != nil {
 			return nil, fmt.Errorf("cannot read %q of the kernel catalog: %w", file, err)
 		}
-		if err := r.check(); err != nil {
+		if err := d.check(); err != nil {
 			return nil, fmt.Errorf("cannot use %q of the kernel catalog: %w", file, err)
 		}
-		recipes = append(recipes, r)
+		definitions = append(definitions, d)
 	}
-	return recipes, nil
+	return definitions, nil
 }
 
-func (r recipe) check() error {
+func (d definition) check() error {
 	switch {
-	case r.Description == "":
+	case d.Description == "":
 		return errors.New("it has no description")
-	case r.Suite == "":
+	case d.Suite == "":
 		return errors.New("it has no suite")
-	case r.Package == "" || strings.Trim(r.Package, "abcdefghijklmnopqrstuvwxyz0123456789.+-") != "":
-		return fmt.Errorf("%q is no name of a package", r.Package)
-	case r.VersionPrefix == "":
+	case d.Package == "" || strings.Trim(d.Package, "abcdefghijklmnopqrstuvwxyz0123456789.+-") != "":
+		return fmt.Errorf("%q is no name of a package", d.Package)
+	case d.VersionPrefix == "":
 		return errors.New("it has no version_prefix")
 	}
 	return nil
 }
 
-func names(recipes []recipe) []string {
-	names := make([]string, len(recipes))
-	for i, r := range recipes {
-		names[i] = r.name
+func names(definitions []definition) []string {
+	names := make([]string, len(definitions))
+	for i, d := range definitions {
+		names[i] = d.name
 	}
 	return names
 }

@@ -9,17 +9,17 @@ import (
 
 func TestCatalog(t *testing.T) {
 	t.Parallel()
-	recipes, err := recipes()
+	definitions, err := definitions()
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(recipes, func(r recipe) bool { return r.name == "debian-6.12" })
+	i := slices.IndexFunc(definitions, func(d definition) bool { return d.name == "debian-6.12" })
 	if i < 0 {
-		t.Fatalf("debian-6.12 is not in %+v", recipes)
+		t.Fatalf("debian-6.12 is not in %+v", definitions)
 	}
 	// Without these no guest reaches its disks or its agent.
 	for _, module := range []string{"virtio_mmio", "virtio_blk", "virtio_console", "ext4", "overlay"} {
-		if !slices.Contains(recipes[i].BootModules, module) {
+		if !slices.Contains(definitions[i].BootModules, module) {
 			t.Errorf("%s is not among the boot modules", module)
 		}
 	}

@@ -20,17 +20,17 @@ import (
 	"banger/internal/size"
 )
 
-// recipeFile is the recipe's place in its directory.
-const recipeFile = "recipe.toml"
+// definitionFile is the definition's place in its directory.
+const definitionFile = "definition.toml"
 
-// Recipe says how an image is built from the Debian archive. It is data that
+// Definition says how an image is built from the Debian archive. It is data that
 // comes with banger; unknown keys and odd values are refused all the same.
-type Recipe struct {
-	// Extends is a recipe of the catalog that this one is a variant of: what is
+type Definition struct {
+	// Extends is a definition of the catalog that this one is a variant of: what is
 	// not set here is as there, and lists add to those there, but for
 	// KeyPackages, which replace them.
 	Extends string `toml:"extends"`
-	// Without are packages and paths of files of that recipe that this one has
+	// Without are packages and paths of files of that definition that this one has
 	// not.
 	Without []string `toml:"without"`
 
@@ -60,7 +60,7 @@ type Recipe struct {
 // File is a file that is placed in the tree; it belongs to root.
 type File struct {
 	Path   string `toml:"path"`
-	Source string `toml:"source"` // in the recipe's directory
+	Source string `toml:"source"` // in the definition's directory
 	Mode   string `toml:"mode"`   // octal, 0644 if empty
 }
 
@@ -76,62 +76,62 @@ type NPM struct {
 	Mode      string `toml:"mode"`
 }
 
-// readRecipe reads the recipe in the directory of that name and checks it.
-func readRecipe(catalog fs.FS, name string) (*Recipe, error) {
-	r, err := loadRecipe(catalog, name)
+// readDefinition reads the definition in the directory of that name and checks it.
+func readDefinition(catalog fs.FS, name string) (*Definition, error) {
+	d, err := loadDefinition(catalog, name)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the recipe of image %q: %w", name, err)
+		return nil, fmt.Errorf("cannot read the definition of image %q: %w", name, err)
 	}
-	if base := r.Extends; base != "" {
-		extended, err := loadRecipe(catalog, base)
+	if base := d.Extends; base != "" {
+		extended, err := loadDefinition(catalog, base)
 		if err == nil && extended.Extends != "" {
 			err = errors.New("it extends another one itself")
 		}
 		if err == nil {
-			r, err = extended.extend(r)
+			d, err = extended.extend(d)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("cannot use the recipe of image %q: it extends %q: %w", name, base, err)
+			return nil, fmt.Errorf("cannot use the definition of image %q: it extends %q: %w", name, base, err)
 		}
 	}
-	if err := errors.Join(r.check(), r.checkSources()); err != nil {
-		return nil, fmt.Errorf("cannot use the recipe of image %q: %w", name, err)
+	if err := errors.Join(d.check(), d.checkSources()); err != nil {
+		return nil, fmt.Errorf("cannot use the definition of image %q: %w", name, err)
 	}
-	if r.digest, err = r.dirs.digest(); err != nil {
-		return nil, fmt.Errorf("cannot read the recipe of image %q: %w", name, err)
+	if d.digest, err = d.dirs.digest(); err != nil {
+		return nil, fmt.Errorf("cannot read the definition of image %q: %w", name, err)
 	}
-	return r, nil
+	return d, nil
 }
 
-// loadRecipe reads a recipe without judging it.
-func loadRecipe(catalog fs.FS, name string) (*Recipe, error) {
+// loadDefinition reads a definition without judging it.
+func loadDefinition(catalog fs.FS, name string) (*Definition, error) {
 	dir, err := fs.Sub(catalog, name)
 	if err != nil {
 		return nil, err
 	}
-	data, err := fs.ReadFile(dir, recipeFile)
+	data, err := fs.ReadFile(dir, definitionFile)
 	if err != nil {
 		return nil, err
 	}
-	r, err := parseRecipe(data)
+	d, err := parseDefinition(data)
 	if err != nil {
 		return nil, err
 	}
-	r.name, r.dirs = name, layers{dir}
-	return r, nil
+	d.name, d.dirs = name, layers{dir}
+	return d, nil
 }
 
-// extend makes the recipe that variant, which extends r, stands for.
-func (r *Recipe) extend(variant *Recipe) (*Recipe, error) {
+// extend makes the definition that variant, which extends d, stands for.
+func (d *Definition) extend(variant *Definition) (*Definition, error) {
 	merged := *variant
 	for _, field := range []struct{ to, from *string }{
-		{&merged.Description, &r.Description},
-		{&merged.Kernel, &r.Kernel},
-		{&merged.Init, &r.Init},
-		{&merged.ImageSpace, &r.ImageSpace},
-		{&merged.BuildSpace, &r.BuildSpace},
-		{&merged.Suite, &r.Suite},
-		{&merged.Variant, &r.Variant},
+		{&merged.Description, &d.Description},
+		{&merged.Kernel, &d.Kernel},
+		{&merged.Init, &d.Init},
+		{&merged.ImageSpace, &d.ImageSpace},
+		{&merged.BuildSpace, &d.BuildSpace},
+		{&merged.Suite, &d.Suite},
+		{&merged.Variant, &d.Variant},
 	} {
 		*field.to = cmp.Or(*field.to, *field.from)
 	}
@@ -146,17 +146,17 @@ func (r *Recipe) extend(variant *Recipe) (*Recipe, error) {
 		}
 		return ok
 	}
-	merged.Packages = append(slices.DeleteFunc(slices.Clone(r.Packages), dropped), variant.Packages...)
-	merged.Files = append(slices.DeleteFunc(slices.Clone(r.Files), func(f File) bool { return dropped(f.Path) }), variant.Files...)
-	merged.Components = append(slices.Clone(r.Components), variant.Components...)
-	merged.AptOptions = append(slices.Clone(r.AptOptions), variant.AptOptions...)
-	merged.DpkgOptions = append(slices.Clone(r.DpkgOptions), variant.DpkgOptions...)
-	merged.NPM = append(slices.Clone(r.NPM), variant.NPM...)
-	merged.Scripts = append(slices.Clone(r.Scripts), variant.Scripts...)
+	merged.Packages = append(slices.DeleteFunc(slices.Clone(d.Packages), dropped), variant.Packages...)
+	merged.Files = append(slices.DeleteFunc(slices.Clone(d.Files), func(f File) bool { return dropped(f.Path) }), variant.Files...)
+	merged.Components = append(slices.Clone(d.Components), variant.Components...)
+	merged.AptOptions = append(slices.Clone(d.AptOptions), variant.AptOptions...)
+	merged.DpkgOptions = append(slices.Clone(d.DpkgOptions), variant.DpkgOptions...)
+	merged.NPM = append(slices.Clone(d.NPM), variant.NPM...)
+	merged.Scripts = append(slices.Clone(d.Scripts), variant.Scripts...)
 	if len(merged.KeyPackages) == 0 {
-		merged.KeyPackages = r.KeyPackages
+		merged.KeyPackages = d.KeyPackages
 	}
-	merged.dirs = append(slices.Clone(variant.dirs), r.dirs...)
+	merged.dirs = append(slices.Clone(variant.dirs), d.dirs...)
 	for _, name := range variant.Without {
 		if !without[name] {
 			return nil, fmt.Errorf("without: it has no package or file %q", name)
@@ -180,11 +180,11 @@ func (l layers) read(name string) (data []byte, err error) {
 	return data, err
 }
 
-func parseRecipe(data []byte) (*Recipe, error) {
-	var r Recipe
+func parseDefinition(data []byte) (*Definition, error) {
+	var d Definition
 	dec := toml.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&r); err != nil {
+	if err := dec.Decode(&d); err != nil {
 		if strict, ok := errors.AsType[*toml.StrictMissingError](err); ok && len(strict.Errors) > 0 {
 			line, _ := strict.Errors[0].Position()
 			return nil, fmt.Errorf("line %d: unknown key %q", line, strings.Join(strict.Errors[0].Key(), "."))
@@ -195,7 +195,7 @@ func parseRecipe(data []byte) (*Recipe, error) {
 		}
 		return nil, err
 	}
-	return &r, nil
+	return &d, nil
 }
 
 var (
@@ -206,15 +206,15 @@ var (
 )
 
 // check looks at everything that can be judged without the other files.
-func (r *Recipe) check() error {
+func (d *Definition) check() error {
 	for _, field := range []struct {
 		key, value string
 		pattern    *regexp.Regexp
 	}{
-		{"suite", r.Suite, plainWord},
-		{"variant", r.Variant, plainWord},
-		{"kernel", r.Kernel, plainWord},
-		{"description", r.Description, regexp.MustCompile(`\S`)},
+		{"suite", d.Suite, plainWord},
+		{"variant", d.Variant, plainWord},
+		{"kernel", d.Kernel, plainWord},
+		{"description", d.Description, regexp.MustCompile(`\S`)},
 	} {
 		if field.value == "" {
 			return fmt.Errorf("%s: %w", field.key, errNotThere)
@@ -226,7 +226,7 @@ func (r *Recipe) check() error {
 	for _, words := range []struct {
 		key    string
 		values []string
-	}{{"components", r.Components}, {"packages", r.Packages}, {"key_packages", r.KeyPackages}} {
+	}{{"components", d.Components}, {"packages", d.Packages}, {"key_packages", d.KeyPackages}} {
 		if len(words.values) == 0 {
 			return fmt.Errorf("%s: %w", words.key, errNotThere)
 		}
@@ -236,25 +236,25 @@ func (r *Recipe) check() error {
 			}
 		}
 	}
-	if len(r.Without) > 0 && r.Extends == "" {
+	if len(d.Without) > 0 && d.Extends == "" {
 		return errors.New("without: it extends nothing")
 	}
-	if r.Init != "" {
-		if err := checkPath(r.Init); err != nil {
+	if d.Init != "" {
+		if err := checkPath(d.Init); err != nil {
 			return fmt.Errorf("init: %w", err)
 		}
 	}
-	for key, value := range map[string]string{"image_space": r.ImageSpace, "build_space": r.BuildSpace} {
+	for key, value := range map[string]string{"image_space": d.ImageSpace, "build_space": d.BuildSpace} {
 		if _, err := size.Parse(value); err != nil {
 			return fmt.Errorf("%s: %w", key, err)
 		}
 	}
-	for _, file := range r.Files {
+	for _, file := range d.Files {
 		if err := errors.Join(checkPath(file.Path), checkMode(file.Mode)); err != nil {
 			return fmt.Errorf("file %q: %w", file.Path, err)
 		}
 	}
-	for _, npm := range r.NPM {
+	for _, npm := range d.NPM {
 		if err := npm.check(); err != nil {
 			return fmt.Errorf("npm %q: %w", npm.Name, err)
 		}
@@ -312,14 +312,14 @@ func mode(text string) (int64, error) {
 	return m, nil
 }
 
-// checkSources makes sure that every file the recipe names is there.
-func (r *Recipe) checkSources() error {
-	names := slices.Clone(r.Scripts)
-	for _, file := range r.Files {
+// checkSources makes sure that every file the definition names is there.
+func (d *Definition) checkSources() error {
+	names := slices.Clone(d.Scripts)
+	for _, file := range d.Files {
 		names = append(names, file.Source)
 	}
 	for _, name := range names {
-		if _, err := r.dirs.read(name); err != nil {
+		if _, err := d.dirs.read(name); err != nil {
 			return err
 		}
 	}
@@ -348,22 +348,22 @@ func (l layers) digest() (string, error) {
 	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), nil
 }
 
-// readCatalog reads all recipes of fsys, by the names of their directories.
-func readCatalog(fsys fs.FS) (map[string]*Recipe, error) {
+// readCatalog reads all definitions of fsys, by the names of their directories.
+func readCatalog(fsys fs.FS) (map[string]*Definition, error) {
 	entries, err := fs.ReadDir(fsys, ".")
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the image catalog: %w", err)
 	}
-	recipes := make(map[string]*Recipe)
+	definitions := make(map[string]*Definition)
 	for _, entry := range entries {
 		if !entry.IsDir() {
 			continue
 		}
-		recipe, err := readRecipe(fsys, entry.Name())
+		definition, err := readDefinition(fsys, entry.Name())
 		if err != nil {
 			return nil, err
 		}
-		recipes[entry.Name()] = recipe
+		definitions[entry.Name()] = definition
 	}
-	return recipes, nil
+	return definitions, nil
 }

@@ -14,7 +14,7 @@ import (
 	"banger/images"
 )
 
-const goodRecipe = `
+const goodDefinition = `
 description = "a test"
 kernel = "debian-6.12"
 init = "/sbin/init"
@@ -42,18 +42,18 @@ path = "/usr/local/bin/tool"
 mode = "0755"
 `
 
-func recipeDir(text string) fstest.MapFS {
+func definitionDir(text string) fstest.MapFS {
 	return fstest.MapFS{
-		"test/" + recipeFile: {Data: []byte(text)},
-		"test/do.sh":         {Data: []byte("true\n")},
-		"test/files/one":     {Data: []byte("1\n")},
+		"test/" + definitionFile: {Data: []byte(text)},
+		"test/do.sh":             {Data: []byte("true\n")},
+		"test/files/one":         {Data: []byte("1\n")},
 	}
 }
 
-func TestRecipeErrors(t *testing.T) {
+func TestDefinitionErrors(t *testing.T) {
 	t.Parallel()
-	if _, err := readRecipe(recipeDir(goodRecipe), "test"); err != nil {
-		t.Fatalf("the recipe that the cases are made of: %v", err)
+	if _, err := readDefinition(definitionDir(goodDefinition), "test"); err != nil {
+		t.Fatalf("the definition that the cases are made of: %v", err)
 	}
 	for _, test := range []struct {
 		name, old, with, want string
@@ -84,11 +84,11 @@ func TestRecipeErrors(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			text := strings.Replace(goodRecipe, test.old, test.with, 1)
-			if text == goodRecipe {
-				t.Fatalf("%q is not in the recipe", test.old)
+			text := strings.Replace(goodDefinition, test.old, test.with, 1)
+			if text == goodDefinition {
+				t.Fatalf("%q is not in the definition", test.old)
 			}
-			_, err := readRecipe(recipeDir(text), "test")
+			_, err := readDefinition(definitionDir(text), "test")
 			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), `"test"`) {
 				t.Errorf("got error %v, want one with %q and the image's name", err, test.want)
 			}
@@ -96,19 +96,19 @@ func TestRecipeErrors(t *testing.T) {
 	}
 }
 
-func FuzzRecipe(f *testing.F) {
-	f.Add([]byte(goodRecipe))
+func FuzzDefinition(f *testing.F) {
+	f.Add([]byte(goodDefinition))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		r, err := parseRecipe(data)
-		if err != nil || r.check() != nil {
+		d, err := parseDefinition(data)
+		if err != nil || d.check() != nil {
 			return
 		}
-		for _, word := range append(r.Packages, r.Suite, r.Variant) {
+		for _, word := range append(d.Packages, d.Suite, d.Variant) {
 			if word == "" || word[0] == '-' || strings.ContainsAny(word, ", \n") {
 				t.Errorf("%q got through", word)
 			}
 		}
-		for _, file := range r.Files {
+		for _, file := range d.Files {
 			if err := checkPath(file.Path); err != nil {
 				t.Error(err)
 			}
@@ -118,20 +118,20 @@ func FuzzRecipe(f *testing.F) {
 
 // The digest has to change with any file, since it tells apart what images
 // were built from.
-func TestRecipeDigest(t *testing.T) {
+func TestDefinitionDigest(t *testing.T) {
 	t.Parallel()
 	digest := func(change func(fstest.MapFS)) string {
-		dir := recipeDir(goodRecipe)
+		dir := definitionDir(goodDefinition)
 		change(dir)
-		r, err := readRecipe(dir, "test")
+		d, err := readDefinition(dir, "test")
 		if err != nil {
 			t.Fatal(err)
 		}
-		return r.digest
+		return d.digest
 	}
 	plain := digest(func(fstest.MapFS) {})
 	if again := digest(func(fstest.MapFS) {}); again != plain {
-		t.Errorf("the same recipe has two digests: %s and %s", plain, again)
+		t.Errorf("the same definition has two digests: %s and %s", plain, again)
 	}
 	changed := digest(func(dir fstest.MapFS) { dir["test/files/one"].Data = []byte("2\n") })
 	moved := digest(func(dir fstest.MapFS) { dir["test/files/more"] = &fstest.MapFile{} })
@@ -142,12 +142,12 @@ func TestRecipeDigest(t *testing.T) {
 
 func TestExtends(t *testing.T) {
 	t.Parallel()
-	read := func(variant string) (*Recipe, error) {
-		dir := recipeDir(goodRecipe)
-		dir["variant/"+recipeFile] = &fstest.MapFile{Data: []byte(variant)}
+	read := func(variant string) (*Definition, error) {
+		dir := definitionDir(goodDefinition)
+		dir["variant/"+definitionFile] = &fstest.MapFile{Data: []byte(variant)}
 		dir["variant/more.sh"] = &fstest.MapFile{Data: []byte("false\n")}
-		dir["third/"+recipeFile] = &fstest.MapFile{Data: []byte(`extends = "test"`)}
-		return readRecipe(dir, "variant")
+		dir["third/"+definitionFile] = &fstest.MapFile{Data: []byte(`extends = "test"`)}
+		return readDefinition(dir, "variant")
 	}
 	got, err := read(`
 extends = "test"
@@ -159,16 +159,16 @@ scripts = ["more.sh"]
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := readRecipe(recipeDir(goodRecipe), "test")
+	want, err := readDefinition(definitionDir(goodDefinition), "test")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got.digest == want.digest {
-		t.Error("two recipes, one digest")
+		t.Error("two definitions, one digest")
 	}
 	want.Extends, want.Suite, want.Packages, want.Files = "test", "trixie", []string{"more"}, []File{}
 	want.Without, want.Scripts = []string{"base-files", "/etc/one"}, []string{"do.sh", "more.sh"}
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Recipe{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Definition{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	for text, want := range map[string]string{
@@ -187,21 +187,21 @@ scripts = ["more.sh"]
 
 func TestCatalog(t *testing.T) {
 	t.Parallel()
-	recipes, err := readCatalog(images.FS)
+	definitions, err := readCatalog(images.FS)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := recipes["debian-trixie"]
-	if r == nil || r.Suite != "trixie" || r.Init == "" {
-		t.Fatalf("debian-trixie: %+v", r)
+	d := definitions["debian-trixie"]
+	if d == nil || d.Suite != "trixie" || d.Init == "" {
+		t.Fatalf("debian-trixie: %+v", d)
 	}
-	if r = recipes["debian-bookworm"]; r == nil {
+	if d = definitions["debian-bookworm"]; d == nil {
 		t.Fatal("the catalog has no debian-bookworm")
 	}
 	// What users are promised of sshd.
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
-	if err := r.writeFiles(w); err != nil {
+	if err := d.writeFiles(w); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Close(); err != nil {
