@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -161,16 +160,7 @@ func dialNetwork(ctx context.Context, nic *vmm.NIC) (*os.File, error) {
 	if nic == nil || nic.Mode != vmm.NetworkStream {
 		return nil, nil
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", nic.Socket)
-	if err != nil {
-		return nil, fmt.Errorf("cannot connect the VM to its network: %w", err)
-	}
-	defer conn.Close()
-	file, err := conn.(*net.UnixConn).File()
-	if err != nil {
-		return nil, fmt.Errorf("cannot connect the VM to its network: %w", err)
-	}
-	return file, nil
+	return vmm.DialNetwork(ctx, nic.Socket)
 }
 
 // callTimeout bounds one call of the API, which answers in milliseconds, and
@@ -241,51 +231,18 @@ func awaitAPI(ctx context.Context, client *fcapi.Client, socket string) error {
 	}
 }
 
-// adoptTimeout bounds the wait for the answer of a Firecracker that is adopted.
-const adoptTimeout = 10 * time.Second
-
 // Adopt implements [vmm.Driver].
 func (d *Driver) Adopt(ctx context.Context, handle vmm.Handle) (vmm.Machine, error) {
-	if handle.Driver != Name {
-		return nil, fmt.Errorf("cannot adopt a VM of the driver %q", handle.Driver)
-	}
-	child, err := process.Open(process.Identity{PID: handle.PID, StartTime: handle.StartTime, BootID: handle.BootID})
-	if errors.Is(err, process.ErrGone) {
-		return nil, vmm.ErrGone
-	}
+	child, err := launch.Adopt(ctx, Name, handle, func(ctx context.Context) error {
+		client := fcapi.New(filepath.Join(handle.RunDir, apiSocket))
+		defer client.Close()
+		_, err := client.Instance(ctx)
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("cannot adopt the VM: %w", err)
-	}
-	if err := answers(ctx, child, filepath.Join(handle.RunDir, apiSocket)); err != nil {
-		_ = child.Close()
-		if errors.Is(err, vmm.ErrGone) {
-			return nil, err
-		}
-		return nil, fmt.Errorf("cannot adopt the VM with process %d: %w", handle.PID, err)
+		return nil, err
 	}
 	return newMachine(handle, child), nil
-}
-
-// settle is how long a process that has closed its sockets may take to end.
-const settle = 500 * time.Millisecond
-
-func answers(ctx context.Context, child *process.Process, socket string) error {
-	ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
-	defer cancel()
-	ctx, stop := child.Context(ctx)
-	defer stop()
-	client := fcapi.New(socket)
-	defer client.Close()
-	_, err := client.Instance(ctx)
-	if err == nil {
-		return nil
-	}
-	select {
-	case <-child.Done():
-		return vmm.ErrGone
-	case <-time.After(settle):
-		return err
-	}
 }
 
 // Reap ends the Firecracker that has its sockets in runDir, if there is one.

@@ -169,10 +169,12 @@ func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found, network 
 		return errors.Join(child.Kill(killCtx), child.Close())
 	})
 	if err := awaitRunning(ctx, child, qmpPath); err != nil {
-		if errors.Is(err, errDied) {
-			return nil, &vmm.ConsoleError{Err: fmt.Errorf("cannot start QEMU: %w", err), Tail: vmm.Tail(spec.VMMLog)}
+		select {
+		case <-child.Done():
+			return nil, &vmm.ConsoleError{Err: errors.New("cannot start QEMU: it ended at once"), Tail: vmm.Tail(spec.VMMLog)}
+		default:
+			return nil, fmt.Errorf("cannot start QEMU: %w", err)
 		}
-		return nil, fmt.Errorf("cannot start QEMU: %w", err)
 	}
 	accelerator := vmm.AcceleratorTCG
 	if found.host.kvm {
@@ -210,19 +212,12 @@ func connect(ctx context.Context, nic *vmm.NIC) ([]*os.File, error) {
 		}
 		return nil, nil
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", nic.Socket)
+	file, err := vmm.DialNetwork(ctx, nic.Socket)
 	if err != nil {
-		return nil, fmt.Errorf("cannot connect the VM to its network: %w", err)
-	}
-	defer func() { _ = conn.Close() }()
-	file, err := conn.(*net.UnixConn).File()
-	if err != nil {
-		return nil, fmt.Errorf("cannot connect the VM to its network: %w", err)
+		return nil, err
 	}
 	return []*os.File{file}, nil
 }
-
-var errDied = errors.New("it ended at once")
 
 // startTimeout bounds the wait for a QEMU that neither dies nor answers. It
 // takes 0.1 s on a host that is idle.
@@ -232,17 +227,8 @@ const startTimeout = 2 * time.Minute
 func awaitRunning(ctx context.Context, child *process.Process, socket string) error {
 	ctx, stop := context.WithTimeoutCause(ctx, startTimeout, errors.New("it does not answer"))
 	defer stop()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	finished := make(chan struct{})
-	defer close(finished)
-	go func() {
-		select {
-		case <-child.Done():
-			cancel(errDied)
-		case <-finished:
-		}
-	}()
+	ctx, letGo := child.Context(ctx)
+	defer letGo()
 	for {
 		err := queryRunning(ctx, socket)
 		if err == nil {
@@ -281,64 +267,20 @@ func queryRunning(ctx context.Context, socket string) error {
 	return nil
 }
 
-// adoptTimeout bounds the wait for the answer of a QEMU that is adopted.
-const adoptTimeout = 10 * time.Second
-
 // Adopt implements [vmm.Driver].
 func (d *Driver) Adopt(ctx context.Context, handle vmm.Handle) (vmm.Machine, error) {
-	if handle.Driver != Name {
-		return nil, fmt.Errorf("cannot adopt a VM of the driver %q", handle.Driver)
-	}
-	child, err := process.Open(process.Identity{PID: handle.PID, StartTime: handle.StartTime, BootID: handle.BootID})
-	if errors.Is(err, process.ErrGone) {
-		return nil, vmm.ErrGone
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot adopt the VM: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
-	defer cancel()
-	if err := answers(ctx, child, filepath.Join(handle.RunDir, qmpSocket)); err != nil {
-		_ = child.Close()
-		if errors.Is(err, vmm.ErrGone) {
-			return nil, err
+	child, err := launch.Adopt(ctx, Name, handle, func(ctx context.Context) error {
+		client, err := qmp.Dial(ctx, filepath.Join(handle.RunDir, qmpSocket), nil)
+		if err != nil {
+			return err
 		}
-		return nil, fmt.Errorf("cannot adopt the VM with process %d: %w", handle.PID, err)
+		return client.Close()
+	})
+	if err != nil {
+		return nil, err
 	}
 	return newMachine(handle, child), nil
 }
-
-// answers checks that QEMU is there to be talked to.
-func answers(ctx context.Context, child *process.Process, socket string) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	finished := make(chan struct{})
-	defer close(finished)
-	go func() {
-		select {
-		case <-child.Done():
-			cancel(vmm.ErrGone)
-		case <-finished:
-		}
-	}()
-	client, err := qmp.Dial(ctx, socket, nil)
-	if err == nil {
-		return client.Close()
-	}
-	if errors.Is(context.Cause(ctx), vmm.ErrGone) {
-		return vmm.ErrGone
-	}
-	// It may have been on its way out: the socket closes first.
-	select {
-	case <-child.Done():
-		return vmm.ErrGone
-	case <-time.After(settle):
-		return err
-	}
-}
-
-// settle is how long a process that has closed its sockets may take to end.
-const settle = 500 * time.Millisecond
 
 // Reap ends the QEMU that has its sockets in runDir, if there is one, and waits
 // for its end. It is for a start that was killed before anybody knew the
