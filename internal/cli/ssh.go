@@ -14,6 +14,7 @@ import (
 	"banger/internal/agent"
 	"banger/internal/agent/wire"
 	"banger/internal/api"
+	"banger/internal/client"
 	"banger/internal/ssh"
 )
 
@@ -68,30 +69,31 @@ func withoutDash(args []string) []string {
 }
 
 func runVMSSH(ctx context.Context, a *app, ref string, command []string) error {
-	c, err := a.client(ctx)
+	_, vm, err := a.running(ctx, ref)
 	if err != nil {
-		return err
-	}
-	vm, err := c.VM(ctx, ref)
-	if err != nil {
-		return err
-	}
-	if err := mustRun(vm); err != nil {
 		return err
 	}
 	return a.ssh(ctx, vm.Name, command)
 }
 
-// mustRun refuses a VM that is not there for a session.
-func mustRun(vm api.VM) error {
-	if vm.State == api.StateRunning {
-		return nil
+// running returns a VM, and refuses one that is not there for a session.
+func (a *app) running(ctx context.Context, ref string) (*client.Client, api.VM, error) {
+	c, err := a.client(ctx)
+	if err != nil {
+		return nil, api.VM{}, err
 	}
-	return &api.Error{
-		Kind:    api.KindState,
-		Message: fmt.Sprintf("VM %q is not running: it is %s", vm.Name, vm.State),
-		Hint:    "start it with: banger vm start " + vm.Name,
+	vm, err := c.VM(ctx, ref)
+	if err != nil {
+		return nil, api.VM{}, err
 	}
+	if vm.State != api.StateRunning {
+		return nil, api.VM{}, &api.Error{
+			Kind:    api.KindState,
+			Message: fmt.Sprintf("VM %q is not running: it is %s", vm.Name, vm.State),
+			Hint:    "start it with: banger vm start " + vm.Name,
+		}
+	}
+	return c, vm, nil
 }
 
 // session opens a login shell in a directory of the guest, "" being the home.
@@ -182,15 +184,8 @@ func newSSHProxy(a *app) *cobra.Command {
 }
 
 func runSSHProxy(ctx context.Context, a *app, name string) error {
-	c, err := a.client(ctx)
+	c, vm, err := a.running(ctx, name)
 	if err != nil {
-		return err
-	}
-	vm, err := c.VM(ctx, name)
-	if err != nil {
-		return err
-	}
-	if err := mustRun(vm); err != nil {
 		return err
 	}
 	conn, err := dialSSHD(ctx, guestOf(c, vm.ID), vm.Name)

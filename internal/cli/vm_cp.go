@@ -83,16 +83,8 @@ func runVMCopy(ctx context.Context, a *app, source, destination string) error {
 			return fmt.Errorf("cannot copy %q: %w", source, reason(err))
 		}
 	}
-	c, err := a.client(ctx)
+	c, vm, err := a.running(ctx, fromName+toName)
 	if err != nil {
-		return err
-	}
-	name := fromName + toName
-	vm, err := c.VM(ctx, name)
-	if err != nil {
-		return err
-	}
-	if err := mustRun(vm); err != nil {
 		return err
 	}
 	report, end := a.progress()

@@ -102,15 +102,8 @@ func runWorkspacePrepare(ctx context.Context, a *app, ref, dir string, flags wor
 	if flags.dryRun {
 		return a.writeFiles(p.list)
 	}
-	c, err := a.client(ctx)
+	c, vm, err := a.running(ctx, ref)
 	if err != nil {
-		return err
-	}
-	vm, err := c.VM(ctx, ref)
-	if err != nil {
-		return err
-	}
-	if err := mustRun(vm); err != nil {
 		return err
 	}
 	guest := guestOf(c, vm.ID)
@@ -129,15 +122,8 @@ func (a *app) workspaceOf(ctx context.Context, args []string) (*client.Client, a
 	fail := func(err error) (*client.Client, api.VM, string, *workspace.Record, error) {
 		return nil, api.VM{}, "", nil, err
 	}
-	c, err := a.client(ctx)
+	c, vm, err := a.running(ctx, args[0])
 	if err != nil {
-		return fail(err)
-	}
-	vm, err := c.VM(ctx, args[0])
-	if err != nil {
-		return fail(err)
-	}
-	if err := mustRun(vm); err != nil {
 		return fail(err)
 	}
 	found, err := records(vm)
