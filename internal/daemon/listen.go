@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -29,28 +28,13 @@ const lockTimeout = 25 * time.Second
 // lockDaemon makes this process the only bangerd until it ends. The error is
 // errRunning if another one is; one that only is ending is waited for.
 func lockDaemon(ctx context.Context, dirs paths.Dirs) (*os.File, error) {
-	file, err := os.OpenFile(dirs.Lock(), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open the lock: %w", err)
-	}
 	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
-	for {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			return nil, errors.Join(fmt.Errorf("cannot lock %q: %w", dirs.Lock(), err), file.Close())
-		}
-		if answers(ctx, dirs.Socket()) || !sleep(ctx, 20*time.Millisecond) {
-			return nil, errors.Join(errRunning, file.Close())
-		}
+	file, err := lock(ctx, dirs.Lock(), strconv.Itoa(os.Getpid()), func() bool { return answers(ctx, dirs.Socket()) })
+	if errors.Is(err, errLocked) {
+		return nil, errRunning
 	}
-	if err := note(file, strconv.Itoa(os.Getpid())); err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return file, nil
+	return file, err
 }
 
 // lockState keeps a bangerd with another runtime directory away from this
@@ -58,13 +42,34 @@ func lockDaemon(ctx context.Context, dirs paths.Dirs) (*os.File, error) {
 // That happens when XDG_RUNTIME_DIR is set in one session and not in another,
 // or when the directory is removed at a logout.
 func lockState(ctx context.Context, dirs paths.Dirs) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, stateLockTimeout)
+	defer cancel()
 	path := filepath.Join(dirs.State, "bangerd.lock")
+	file, err := lock(ctx, path, fmt.Sprintf("pid %d, socket %s", os.Getpid(), dirs.Socket()), func() bool { return false })
+	if !errors.Is(err, errLocked) {
+		return file, err
+	}
+	holder, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the lock: %w", err)
+	}
+	return nil, &api.Error{
+		Kind:    api.KindState,
+		Message: fmt.Sprintf("cannot use %q: another bangerd does, with another runtime directory (%s)", dirs.State, strings.TrimSpace(string(holder))),
+		Hint:    "set XDG_RUNTIME_DIR as it is there, or end that bangerd; VMs run on",
+	}
+}
+
+// errLocked says that another process has a lock.
+var errLocked = errors.New("another process has the lock")
+
+// lock locks a file until it is closed, and notes in it who has it. While another
+// process has it, it waits until ctx ends, or giveUp says so: that is errLocked.
+func lock(ctx context.Context, path, holder string, giveUp func() bool) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the lock: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, stateLockTimeout)
-	defer cancel()
 	for {
 		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
@@ -73,20 +78,11 @@ func lockState(ctx context.Context, dirs paths.Dirs) (*os.File, error) {
 		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
 			return nil, errors.Join(fmt.Errorf("cannot lock %q: %w", path, err), file.Close())
 		}
-		if !sleep(ctx, 20*time.Millisecond) {
-			holder := make([]byte, 512)
-			n, readErr := file.ReadAt(holder, 0)
-			if readErr != nil && !errors.Is(readErr, io.EOF) {
-				return nil, errors.Join(fmt.Errorf("cannot read the lock: %w", readErr), file.Close())
-			}
-			return nil, errors.Join(&api.Error{
-				Kind:    api.KindState,
-				Message: fmt.Sprintf("cannot use %q: another bangerd does, with another runtime directory (%s)", dirs.State, strings.TrimSpace(string(holder[:n]))),
-				Hint:    "set XDG_RUNTIME_DIR as it is there, or end that bangerd; VMs run on",
-			}, file.Close())
+		if giveUp() || !sleep(ctx, 20*time.Millisecond) {
+			return nil, errors.Join(errLocked, file.Close())
 		}
 	}
-	if err := note(file, fmt.Sprintf("pid %d, socket %s", os.Getpid(), dirs.Socket())); err != nil {
+	if err := note(file, holder); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	return file, nil
