@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"banger/internal/api"
+	"banger/internal/streams"
 )
 
 const (
@@ -100,11 +101,7 @@ func Read(ctx context.Context, location string, insecure bool, limit int64) ([]b
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("it has more than %d bytes", limit)
-	}
-	return data, err
+	return streams.ReadAll(f, limit)
 }
 
 // file is a file of a server that is being downloaded.

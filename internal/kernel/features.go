@@ -8,6 +8,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/progress"
+	"banger/internal/streams"
 )
 
 // feature is something that VMs, or what people run in them, need of a kernel.
@@ -150,7 +151,7 @@ func configIn(vmlinux []byte) []byte {
 		return nil
 	}
 	r.Multistream(false)
-	data, err := readAll(r, maxSmall)
+	data, err := streams.ReadAll(r, maxSmall)
 	if err != nil {
 		return nil
 	}

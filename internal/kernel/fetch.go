@@ -20,6 +20,7 @@ import (
 	"banger/internal/debian"
 	"banger/internal/kernel/bzimage"
 	"banger/internal/progress"
+	"banger/internal/streams"
 	"banger/internal/tool"
 )
 
@@ -215,17 +216,17 @@ func scan(ctx context.Context, from tree) (contents, error) {
 				return errors.New("it has several kernels")
 			}
 			c.version, c.built = strings.TrimPrefix(name, bootPrefix), header.ModTime
-			c.image, err = readAll(r, maxImage)
+			c.image, err = streams.ReadAll(r, maxImage)
 		case strings.HasPrefix(name, configPrefix):
-			c.config, err = readAll(r, maxSmall)
+			c.config, err = streams.ReadAll(r, maxSmall)
 		case name == "kernel/"+controlFile:
-			control, err = readAll(r, maxSmall)
+			control, err = streams.ReadAll(r, maxSmall)
 		case name == "kernel/"+sumFile:
-			sum, err = readAll(r, maxSmall)
+			sum, err = streams.ReadAll(r, maxSmall)
 		case strings.HasPrefix(name, modulesPrefix) && base == "modules.dep":
-			c.dependencies, err = readAll(r, maxSmall)
+			c.dependencies, err = streams.ReadAll(r, maxSmall)
 		case strings.HasPrefix(name, modulesPrefix) && base == "modules.builtin":
-			c.builtin, err = readAll(r, maxSmall)
+			c.builtin, err = streams.ReadAll(r, maxSmall)
 		}
 		return err
 	})
@@ -331,7 +332,7 @@ func eachModule(ctx context.Context, from tree, found contents, tw *tar.Writer, 
 		default: // a link to the sources at most
 			return nil
 		}
-		data, err := readAll(r, maxModule)
+		data, err := streams.ReadAll(r, maxModule)
 		if err != nil {
 			return fmt.Errorf("cannot read %q: %w", name, err)
 		}
@@ -377,13 +378,4 @@ func inArchive(archive io.ReadSeeker) tree {
 			}
 		}
 	}
-}
-
-// readAll reads what has at most limit bytes.
-func readAll(r io.Reader, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("it has more than %d bytes", limit)
-	}
-	return data, err
 }

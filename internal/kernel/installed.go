@@ -23,6 +23,7 @@ import (
 	"banger/internal/excerpt"
 	"banger/internal/kernel/bzimage"
 	"banger/internal/regular"
+	"banger/internal/streams"
 	"banger/internal/tool"
 	"banger/internal/xz"
 )
@@ -259,7 +260,7 @@ func readModule(ctx context.Context, root *os.Root, name string, open decompress
 		return nil, fmt.Errorf("cannot unpack %q: %w", name, err)
 	}
 	defer r.Close()
-	data, err := readAll(r, maxModule)
+	data, err := streams.ReadAll(r, maxModule)
 	if err != nil {
 		return nil, fmt.Errorf("cannot unpack %q: %w", name, err)
 	}

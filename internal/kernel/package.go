@@ -17,6 +17,7 @@ import (
 	"banger/internal/pipe"
 	"banger/internal/progress"
 	"banger/internal/regular"
+	"banger/internal/streams"
 )
 
 // Limits of a package: the bytes of it, of all that is in it, and of what is
@@ -56,7 +57,7 @@ func unpackPackage(ctx context.Context, from, to string) (_ Source, err error) {
 		return Source{}, err
 	}
 	defer field.Close()
-	control, err := readAll(field, maxSmall)
+	control, err := streams.ReadAll(field, maxSmall)
 	if err != nil {
 		return Source{}, err
 	}

@@ -1,9 +1,10 @@
-// Package streams watches long copies: that they end with what they are for,
-// and how far they are.
+// Package streams watches what is read: that it ends with what it is for, how
+// far it is, and that it is not more than it may be.
 package streams
 
 import (
 	"context"
+	"fmt"
 	"io"
 
 	"banger/internal/progress"
@@ -22,6 +23,15 @@ func (r *reader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return r.r.Read(p)
+}
+
+// ReadAll reads what has at most limit bytes; that it has more is an error.
+func ReadAll(r io.Reader, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("it has more than %d bytes", limit)
+	}
+	return data, err
 }
 
 // Counter reports how much has been written to it.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -23,6 +24,20 @@ func TestUntil(t *testing.T) {
 	cancel()
 	if n, err := r.Read(one); n != 0 || !errors.Is(err, context.Canceled) {
 		t.Errorf("after the end: read %d bytes, %v", n, err)
+	}
+}
+
+func TestReadAll(t *testing.T) {
+	t.Parallel()
+	for limit, want := range map[int64]string{3: "", 2: "it has more than 2 bytes", 0: "it has more than 0 bytes"} {
+		got, err := ReadAll(strings.NewReader("abc"), limit)
+		if want == "" && (err != nil || string(got) != "abc") || want != "" && (err == nil || err.Error() != want) {
+			t.Errorf("at most %d: %q, %v, want the error %q", limit, got, err, want)
+		}
+	}
+	broken := errors.New("broken")
+	if _, err := ReadAll(io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(broken)), 3); !errors.Is(err, broken) {
+		t.Errorf("of a stream that breaks: %v", err)
 	}
 }
 

@@ -6,13 +6,14 @@ package rootfs
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/streams"
 )
 
 // FS is a directory that is taken for "/". Its methods may be called from any
@@ -154,11 +155,11 @@ func (f *FS) ReadFile(name string, limit int64) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("cannot read %q: it is not a file", name)
 	}
-	b, err := io.ReadAll(io.LimitReader(file, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("cannot read %q: it has more than %d bytes", name, limit)
+	data, err := streams.ReadAll(file, limit)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %q: %w", name, err)
 	}
-	return b, err
+	return data, nil
 }
 
 // WriteFile replaces a file, or a link in its place, as a whole: after a crash
