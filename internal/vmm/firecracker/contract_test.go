@@ -40,29 +40,10 @@ func (f failing) Write(line []byte) (int, error) {
 // newSpec returns a VM with a kernel that halts, and no network.
 func newSpec(tb testing.TB) vmm.Spec {
 	tb.Helper()
-	// The path of a test's own directory is too long for sockets.
-	run, err := os.MkdirTemp("/tmp", "banger-test-") //nolint:usetesting // see above
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		if err := os.RemoveAll(run); err != nil {
-			tb.Error(err)
-		}
-	})
 	dir := tb.TempDir()
-	spec := vmm.Spec{
-		ID: "test-1", RunDir: run, VCPU: 1, MemoryMiB: 64, Kernel: filepath.Join(dir, "kernel"),
-		ConsoleLog: filepath.Join(dir, "console.log"), VMMLog: filepath.Join(dir, "vmm.log"),
-	}
+	spec := vmmtest.Spec(tb, dir)
+	spec.Kernel = filepath.Join(dir, "kernel")
 	vmmtest.WriteHaltedKernel(tb, spec.Kernel)
-	for i, name := range []string{"root", "overlay"} {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
-			tb.Fatal(err)
-		}
-		spec.Disks = append(spec.Disks, vmm.Disk{Path: path, ReadOnly: i == 0})
-	}
 	return spec
 }
 

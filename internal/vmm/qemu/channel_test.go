@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"banger/internal/agent/mux"
+	"banger/internal/vmm/vmmtest"
 )
 
 // pipe is the socket of a QEMU in whose guest an agent echoes lines.
@@ -27,12 +28,7 @@ type pipe struct {
 
 func newPipe(t *testing.T) *pipe {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "banger-test-") //nolint:usetesting // a test's own path is too long for sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	p := &pipe{path: filepath.Join(dir, "agent.sock"), boots: make(chan struct{})}
+	p := &pipe{path: filepath.Join(vmmtest.RunDir(t), "agent.sock"), boots: make(chan struct{})}
 	l, err := net.Listen("unix", p.path) //nolint:noctx // ends with the test
 	if err != nil {
 		t.Fatal(err)

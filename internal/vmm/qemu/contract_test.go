@@ -41,33 +41,13 @@ func needQEMU(t *testing.T) {
 // newSpec returns a VM of two disks without kernel.
 func newSpec(tb testing.TB) vmm.Spec {
 	tb.Helper()
-	// The path of a test's own directory is too long for sockets.
-	run, err := os.MkdirTemp("/tmp", "banger-test-") //nolint:usetesting // see above
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		if err := os.RemoveAll(run); err != nil {
-			tb.Error(err)
-		}
-	})
 	// Characters that mean something to QEMU's options.
 	dir := filepath.Join(tb.TempDir(), "a, b=c")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		tb.Fatal(err)
 	}
-	spec := vmm.Spec{
-		ID: "test", RunDir: run, VCPU: 1, MemoryMiB: 64,
-		ConsoleLog: filepath.Join(dir, "console.log"), VMMLog: filepath.Join(dir, "vmm.log"),
-		NIC: &vmm.NIC{Mode: vmm.NetworkUser, MAC: "52:54:00:00:00:02", Address: "172.16.0.2/24"},
-	}
-	for i, name := range []string{"root", "overlay"} {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
-			tb.Fatal(err)
-		}
-		spec.Disks = append(spec.Disks, vmm.Disk{Path: path, ReadOnly: i == 0})
-	}
+	spec := vmmtest.Spec(tb, dir)
+	spec.NIC = &vmm.NIC{Mode: vmm.NetworkUser, MAC: "52:54:00:00:00:02", Address: "172.16.0.2/24"}
 	return spec
 }
 
