@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -77,7 +78,7 @@ func (n NPM) download(ctx context.Context, dir string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, npmTimeout)
 	defer cancel()
 	var said excerpt.Writer
-	cmd := exec.CommandContext(ctx, npm, "pack", n.Package+"@"+n.Version, "--ignore-scripts", "--silent", "--no-update-notifier", "--no-audit")
+	cmd := exec.CommandContext(ctx, npm, "pack", n.Package+"@"+n.Version, "--ignore-scripts", "--loglevel=error", "--no-update-notifier", "--no-audit")
 	cmd.Dir = dir
 	cmd.Stderr = &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -87,16 +88,26 @@ func (n NPM) download(ctx context.Context, dir string) (string, error) {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return "", fmt.Errorf("the npm client did not fetch it in %v", npmTimeout)
 		}
-		if last := said.LastLine(); last != "" {
-			err = fmt.Errorf("%w: %s", err, last)
-		}
-		return "", fmt.Errorf("the npm client cannot fetch it: %w", err)
+		return "", fmt.Errorf("the npm client cannot fetch it: %w%s", err, npmCode(said.String()))
 	}
 	found, err := filepath.Glob(filepath.Join(dir, "*.tgz"))
 	if err != nil || len(found) != 1 {
 		return "", fmt.Errorf("the npm client fetched %d files, not one", len(found))
 	}
 	return found[0], n.verify(found[0])
+}
+
+// npmCode returns, after a colon, the code of what the npm client complains of.
+// It also tells addresses, which are nobody's business: the image has the note.
+func npmCode(stderr string) string {
+	for line := range strings.Lines(stderr) {
+		for _, prefix := range []string{"npm error code ", "npm ERR! code "} {
+			if code, ok := strings.CutPrefix(line, prefix); ok {
+				return ": " + strings.TrimSpace(code)
+			}
+		}
+	}
+	return ""
 }
 
 // verify compares the archive with what the definition pins.

@@ -16,7 +16,7 @@ import (
 // TestNPMIsBounded has an npm client that complains of much.
 func TestNPMIsBounded(t *testing.T) {
 	dir := t.TempDir()
-	script := "#!/bin/sh\n{ head -c 64000000 /dev/zero; echo; echo no such package; } >&2\nexit 2\n"
+	script := "#!/bin/sh\n{ echo npm error code E404; head -c 64000000 /dev/zero; } >&2\nexit 2\n"
 	if err := os.WriteFile(filepath.Join(dir, "npm"), []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -25,8 +25,8 @@ func TestNPMIsBounded(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	_, err := NPM{Package: "tool", Version: "1.0.0"}.download(t.Context(), t.TempDir())
 	runtime.ReadMemStats(&after)
-	if err == nil || err.Error() != "the npm client cannot fetch it: exit status 2: no such package" {
-		t.Errorf("%v, want what was said last", err)
+	if err == nil || err.Error() != "the npm client cannot fetch it: exit status 2: E404" {
+		t.Errorf("%v, want the code", err)
 	}
 	if grown := after.TotalAlloc - before.TotalAlloc; grown > 16<<20 {
 		t.Errorf("it took %d bytes", grown)
@@ -88,5 +88,18 @@ func TestNPMFile(t *testing.T) {
 	}
 	if err := n.verify(archive); err == nil || !strings.Contains(err.Error(), "pins") {
 		t.Errorf("a changed archive: got error %v", err)
+	}
+}
+
+func TestNPMCode(t *testing.T) {
+	t.Parallel()
+	for said, want := range map[string]string{
+		"npm error code ETARGET\nnpm error notarget No matching version\nnpm error A complete log\n": ": ETARGET",
+		"npm notice a new one\nnpm ERR! code E404\n":                                                 ": E404",
+		"npm notice a new one\n": "",
+	} {
+		if got := npmCode(said); got != want {
+			t.Errorf("of %q: got %q, want %q", said, got, want)
+		}
 	}
 }
