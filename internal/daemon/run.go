@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -50,12 +51,16 @@ const (
 	finishTimeout = 5 * time.Second
 	// answerTimeout is what their answers get after that.
 	answerTimeout = 5 * time.Second
+	// memoryGoal is where garbage is collected more often, in bytes. Only the
+	// import of an image with hundreds of thousands of files comes near it.
+	memoryGoal = 140 << 20
 )
 
 // Run is bangerd: it returns when ctx ends or a client asks for its stop, or
 // at once, without an error, if another bangerd runs.
 func Run(ctx context.Context, options Options) (err error) {
 	began := time.Now()
+	debug.SetMemoryLimit(memoryGoal)
 	dirs, err := paths.New(options.Getenv)
 	if err != nil {
 		return err

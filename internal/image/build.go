@@ -14,7 +14,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/debian"
-	"banger/internal/image/ext4"
+	"banger/internal/ext4"
 	"banger/internal/progress"
 	"banger/internal/size"
 	"banger/internal/space"
@@ -93,7 +93,7 @@ func store(dir string, stream io.Reader, report progress.Func) (contents, error)
 		copied.CloseWithError(err)
 		inspected <- result{found, err}
 	}()
-	err := ext4.Write(filepath.Join(dir, rootDisk), counted(io.TeeReader(stream, tee), report))
+	err := ext4.Write(filepath.Join(dir, rootDisk), counted(io.TeeReader(stream, tee), report), ext4.MaxSize)
 	tee.CloseWithError(err)
 	found := <-inspected
 	if err == nil {

@@ -12,7 +12,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/bundle"
-	"banger/internal/image/ext4"
+	"banger/internal/ext4"
 	"banger/internal/image/oci"
 	"banger/internal/objects"
 	"banger/internal/progress"
@@ -228,11 +228,11 @@ func (s *Store) flatten(ctx context.Context, container *oci.Image, dir string, r
 	stream, out := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
-		err := tree.WriteTar(ctx, out, ext4.Xattr)
+		err := tree.WriteTar(ctx, out)
 		out.CloseWithError(err)
 		written <- err
 	}()
-	err = ext4.Write(filepath.Join(dir, rootDisk), counted(stream, report))
+	err = ext4.Write(filepath.Join(dir, rootDisk), counted(stream, report), ext4.MaxSize)
 	stream.CloseWithError(err)
 	if treeErr := <-written; treeErr != nil && (err == nil || errors.Is(err, treeErr)) {
 		err = treeErr

@@ -14,10 +14,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
-
 	"banger/internal/api"
 	"banger/internal/debian"
+	"banger/internal/ext4"
 	"banger/internal/kernel/bzimage"
 	"banger/internal/progress"
 	"banger/internal/streams"
@@ -269,11 +268,6 @@ func writeModules(ctx context.Context, from tree, found contents, order []string
 	if err := os.Mkdir(filepath.Join(dir, dirBootModules), 0o700); err != nil {
 		return nil, err
 	}
-	disk, err := os.OpenFile(filepath.Join(dir, partModules), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer disk.Close()
 
 	boot := make(map[string]bool)
 	for _, name := range order {
@@ -297,10 +291,10 @@ func writeModules(ctx context.Context, from tree, found contents, order []string
 		writer.CloseWithError(err) // nil is the end of file
 		sent <- err
 	}()
-	err = tar2ext4.Convert(reader, disk, tar2ext4.MaximumDiskSize(maxModules))
-	reader.CloseWithError(err) // lets the other side end if Convert did not read all
+	err := ext4.Write(filepath.Join(dir, partModules), reader, maxModules)
+	reader.CloseWithError(err) // lets the other side end if Write did not read all
 	if sendErr := <-sent; sendErr != nil && !errors.Is(sendErr, io.ErrClosedPipe) {
-		err = sendErr // what Convert says then comes of it
+		err = sendErr // what Write says then comes of it
 	}
 	if err != nil {
 		return nil, err
@@ -312,7 +306,7 @@ func writeModules(ctx context.Context, from tree, found contents, order []string
 		}
 		names[i] = path.Base(name)
 	}
-	return names, disk.Close()
+	return names, nil
 }
 
 // eachModule writes to tw the version's directory of the tree, as what

@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"banger/internal/image/ext4"
+	"banger/internal/ext4"
 )
 
 // user is who uses the host: without sudo, in the group kvm, and with a
@@ -70,7 +70,7 @@ func rootDisk(ctx context.Context, cache string) (path string, err error) {
 	if err := cmd.Start(); err != nil {
 		return "", fmt.Errorf("cannot build the lab's host: %w", err)
 	}
-	writeErr := ext4.Write(temporary, tar)
+	writeErr := ext4.Write(temporary, tar, ext4.MaxSize)
 	// It ends only once all it says is read.
 	_, copyErr := io.Copy(io.Discard, tar)
 	if err := errors.Join(cmd.Wait(), writeErr, copyErr); err != nil {

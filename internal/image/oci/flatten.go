@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -245,8 +244,8 @@ func (r *limitedReader) Read(p []byte) (int, error) {
 func (t *tree) walk(visit func(*dentry)) {
 	var descend func(*dentry)
 	descend = func(dir *dentry) {
-		for _, name := range slices.Sorted(maps.Keys(dir.children)) {
-			child := dir.children[name]
+		dir.children.sort()
+		for _, child := range dir.children.list {
 			visit(child)
 			if child.isDir() {
 				descend(child)
@@ -280,16 +279,16 @@ func (t *tree) follow(name string) *inode {
 		if err != nil {
 			return nil
 		}
-		child := dir.children[names[last]]
+		child := dir.children.get(names[last])
 		switch {
 		case child == nil:
 			return nil
 		case child.ino.typ != tar.TypeSymlink:
 			return child.ino
-		case strings.HasPrefix(child.ino.target, "/"):
-			names = strings.Split(child.ino.target, "/")
+		case strings.HasPrefix(child.ino.more().target, "/"):
+			names = strings.Split(child.ino.more().target, "/")
 		default:
-			names = append(strings.Split(dir.path(), "/"), strings.Split(child.ino.target, "/")...)
+			names = append(strings.Split(dir.path(), "/"), strings.Split(child.ino.more().target, "/")...)
 		}
 	}
 	return nil
@@ -297,12 +296,11 @@ func (t *tree) follow(name string) *inode {
 
 // WriteTar writes the tree as one archive: directories and what has no content
 // first, then files in the order in which the layers have them, then hard
-// links. Xattr, if given, changes extended attributes on their way; what it
-// does not want is left out. Each layer is read once.
-func (t *Tree) WriteTar(ctx context.Context, w io.Writer, convert func(name, value string) (string, bool)) error {
+// links. Each layer is read once.
+func (t *Tree) WriteTar(ctx context.Context, w io.Writer) error {
 	out := bufio.NewWriterSize(w, 256<<10)
 	tw := tar.NewWriter(out)
-	err := t.writeTo(ctx, &treeWriter{tw, convert})
+	err := t.writeTo(ctx, treeWriter{tw})
 	if err == nil {
 		err = tw.Close()
 	}
@@ -317,10 +315,9 @@ func (t *Tree) WriteTar(ctx context.Context, w io.Writer, convert func(name, val
 
 type treeWriter struct {
 	*tar.Writer
-	convert func(name, value string) (string, bool)
 }
 
-func (t *Tree) writeTo(ctx context.Context, w *treeWriter) error {
+func (t *Tree) writeTo(ctx context.Context, w treeWriter) error {
 	if err := w.entry(t.tree.root); err != nil {
 		return err
 	}
@@ -356,7 +353,7 @@ func (t *Tree) writeTo(ctx context.Context, w *treeWriter) error {
 var errStop = errors.New("nothing more is wanted")
 
 // writeContents writes the files that a layer has.
-func (t *Tree) writeContents(ctx context.Context, w *treeWriter, layer Layer, wanted []*inode, unpacked *int64) error {
+func (t *Tree) writeContents(ctx context.Context, w treeWriter, layer Layer, wanted []*inode, unpacked *int64) error {
 	wanted = slices.DeleteFunc(slices.Clone(wanted), func(ino *inode) bool { return ino.first == nil })
 	if len(wanted) == 0 {
 		return nil
@@ -394,12 +391,12 @@ func (t *Tree) writeContents(ctx context.Context, w *treeWriter, layer Layer, wa
 }
 
 // entry writes a header.
-func (w *treeWriter) entry(d *dentry) error {
-	ino := d.ino
+func (w treeWriter) entry(d *dentry) error {
+	ino, more := d.ino, d.ino.more()
 	header := &tar.Header{
-		Typeflag: ino.typ, Name: "./" + d.path(), Linkname: ino.target, Size: ino.size, Mode: int64(ino.mode),
+		Typeflag: ino.typ, Name: "./" + d.path(), Linkname: more.target, Size: ino.size, Mode: int64(ino.mode),
 		Uid: int(ino.uid), Gid: int(ino.gid), ModTime: time.Unix(ino.mtime, int64(ino.nsec)),
-		Devmajor: int64(ino.major), Devminor: int64(ino.minor),
+		Devmajor: int64(more.major), Devminor: int64(more.minor),
 	}
 	if ino.typ == tar.TypeDir && d.parent != d {
 		header.Name += "/"
@@ -407,22 +404,15 @@ func (w *treeWriter) entry(d *dentry) error {
 	if ino.nsec != 0 {
 		header.Format = tar.FormatPAX
 	}
-	for _, x := range ino.xattrs {
-		value, ok := x.value, true
-		if w.convert != nil {
-			value, ok = w.convert(x.name, x.value)
-		}
-		if !ok {
-			continue
-		}
+	for _, x := range more.xattrs {
 		if header.PAXRecords == nil {
 			header.PAXRecords = map[string]string{}
 		}
-		header.PAXRecords[xattrRecord+x.name] = value
+		header.PAXRecords[xattrRecord+x.name] = x.value
 	}
 	return w.WriteHeader(header)
 }
 
-func (w *treeWriter) link(d *dentry) error {
+func (w treeWriter) link(d *dentry) error {
 	return w.WriteHeader(&tar.Header{Typeflag: tar.TypeLink, Name: "./" + d.path(), Linkname: "./" + d.ino.first.path()})
 }

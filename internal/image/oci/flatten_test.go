@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -37,7 +38,7 @@ func flat(t *testing.T, layers ...Layer) (map[string]string, error) {
 		return nil, err
 	}
 	var b bytes.Buffer
-	if err := tree.WriteTar(t.Context(), &b, nil); err != nil {
+	if err := tree.WriteTar(t.Context(), &b); err != nil {
 		return nil, err
 	}
 	got := map[string]string{}
@@ -243,7 +244,7 @@ func FuzzFlatten(f *testing.F) {
 			return
 		}
 		var b bytes.Buffer
-		if err := tree.WriteTar(t.Context(), &b, nil); err != nil {
+		if err := tree.WriteTar(t.Context(), &b); err != nil {
 			t.Fatalf("what was flattened cannot be written: %v", err)
 		}
 		n := -1 // the root
@@ -265,29 +266,115 @@ func FuzzFlatten(f *testing.F) {
 	})
 }
 
+// TestFlattenMany has directories with more names than are searched through.
+func TestFlattenMany(t *testing.T) {
+	t.Parallel()
+	const n = 5 * searched
+	var lower, upper []string
+	want := map[string]string{"d/": "dir", "o/": "dir", "o/new": "new"}
+	for i := range n {
+		name := fmt.Sprintf("d/%d", i)
+		lower = append(lower, "f "+name+" lower", fmt.Sprintf("f o/%d lower", i))
+		switch i % 3 {
+		case 0:
+			upper = append(upper, fmt.Sprintf("f d/.wh.%d ", i))
+		case 1:
+			upper = append(upper, "f "+name+" upper")
+			want[name] = "upper"
+		default:
+			want[name] = "lower"
+		}
+	}
+	upper = append(upper, "f o/new new", "f o/.wh..wh..opq ", "h d/0 d/1")
+	want["d/0"] = "=upper"
+	got, err := flat(t, layerOf(ocitest.Pack(t, lower...)), layerOf(ocitest.Pack(t, upper...)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Of the two names of one file the first in order has it.
+	want["d/0"], want["d/1"] = "upper", "=upper"
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// perFile is what each further file takes of memory in a tree.
+func perFile(tb testing.TB) int {
+	tb.Helper()
+	const few, many = 20_000, 120_000
+	return (heapOf(tb, many) - heapOf(tb, few)) / (many - few)
+}
+
+// heapOf is what is in memory with a tree of n empty files.
+func heapOf(tb testing.TB, n int) int {
+	tb.Helper()
+	layer := stream(func(w *tar.Writer) error {
+		for i := range n {
+			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("package-%d/file-%d.js", i/100, i)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	tree, err := Flatten(tb.Context(), []Layer{layer})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var stats runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&stats)
+	runtime.KeepAlive(tree)
+	return int(stats.HeapAlloc)
+}
+
+// TestMemory does not run beside others: it measures the heap.
+func TestMemory(t *testing.T) {
+	const most = 160
+	if got := perFile(t); got > most {
+		t.Errorf("%d bytes a file are in memory, want at most %d", got, most)
+	}
+}
+
+func BenchmarkFlatten(b *testing.B) {
+	var bytes int
+	for b.Loop() {
+		bytes = perFile(b)
+	}
+	b.ReportMetric(float64(bytes), "heap-B/file")
+}
+
+// stream gives a layer without having it in memory.
+func stream(write func(w *tar.Writer) error) Layer {
+	return Layer{Open: func() (io.ReadCloser, error) {
+		r, w := io.Pipe()
+		go func() {
+			archive := tar.NewWriter(w)
+			err := write(archive)
+			if err == nil {
+				err = archive.Close()
+			}
+			w.CloseWithError(err)
+		}()
+		return r, nil
+	}}
+}
+
 // TestFlattenLimits has what is small to send and large to unpack.
 func TestFlattenLimits(t *testing.T) {
 	t.Parallel()
 	const gib = 1 << 30
-	// stream gives a layer without having it in memory.
-	stream := func(write func(w *tar.Writer) error) Layer {
-		return Layer{Open: func() (io.ReadCloser, error) {
-			r, w := io.Pipe()
-			go func() {
-				archive := tar.NewWriter(w)
-				err := write(archive)
-				if err == nil {
-					err = archive.Close()
-				}
-				w.CloseWithError(err)
-			}()
-			return r, nil
-		}}
-	}
 	tests := map[string]Layer{
 		"files without an end": stream(func(w *tar.Writer) error {
 			for i := range 4 * maxNodes {
 				if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("%d/%d", i/1000, i)}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}),
+		"names without an end": stream(func(w *tar.Writer) error {
+			for i := range maxMemory / 200 / costName {
+				if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("%d/%0200d", i/1000, i)}); err != nil {
 					return err
 				}
 			}
@@ -305,8 +392,8 @@ func TestFlattenLimits(t *testing.T) {
 			}
 		})
 	}
-	// A window of 512 MiB, which a decoder would have to keep.
-	window := layerOf([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 19 << 3, 1, 0, 0})
+	// A window of 64 MiB, which a decoder would have to keep.
+	window := layerOf([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 16 << 3, 1, 0, 0})
 	if _, err := Flatten(t.Context(), []Layer{window}); err == nil || !strings.Contains(err.Error(), "window") {
 		t.Errorf("a large window: got error %v", err)
 	}

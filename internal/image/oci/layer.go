@@ -35,7 +35,7 @@ func (t *tree) add(header *tar.Header, layer, entry int32, whiteouts bool) error
 	if header.Typeflag == tar.TypeLink {
 		return t.link(header, names, layer)
 	}
-	ino, err := t.inode(header, layer, entry)
+	ino, err := t.inode(header, entry)
 	if err != nil {
 		return fmt.Errorf("%q: %w", header.Name, err)
 	}
@@ -80,14 +80,7 @@ func (t *tree) whiteout(names []string, layer int32) (done bool, err error) {
 		return true, err
 	}
 	if base == whiteoutDir {
-		if dir.pruned != layer {
-			dir.pruned = layer
-			for name, child := range dir.children {
-				if !prune(child, layer) {
-					delete(dir.children, name)
-				}
-			}
-		}
+		dir.children.prune(layer)
 		return true, nil
 	}
 	victim := strings.TrimPrefix(base, whiteout)
@@ -95,7 +88,7 @@ func (t *tree) whiteout(names []string, layer int32) (done bool, err error) {
 	case "", ".", "..":
 		return true, fmt.Errorf("%q removes nothing that can be", strings.Join(names, "/"))
 	}
-	if child := dir.children[victim]; child != nil {
+	if child := dir.children.get(victim); child != nil {
 		remove(child, layer)
 	}
 	return true, nil
@@ -117,10 +110,10 @@ func (t *tree) link(header *tar.Header, names []string, layer int32) error {
 	if t.nodes++; t.nodes > maxNodes {
 		return tooLarge("it has more than %d files", maxNodes)
 	}
-	if err := t.keep(len(header.Name) + len(header.Linkname)); err != nil {
+	if err := t.take(costLink + len(header.Name) + len(header.Linkname)); err != nil {
 		return err
 	}
-	t.pending = append(t.pending, pendingLink{names, target, header.ModTime.Unix()})
+	t.pending = append(t.pending, pendingLink{strings.Clone(header.Name), strings.Clone(header.Linkname), header.ModTime.Unix()})
 	return nil
 }
 
@@ -137,7 +130,7 @@ func (t *tree) tryLink(names, target []string, mtime int64, layer int32) error {
 	if err != nil {
 		return err
 	}
-	if dir.children[names[last]] == found {
+	if dir.children.get(names[last]) == found {
 		found.layer = layer
 		return nil
 	}
@@ -153,11 +146,19 @@ func (t *tree) endLayer(layer int32) error {
 	for range maxRounds {
 		var left []pendingLink
 		for _, p := range t.pending {
+			name, err := split(p.name)
+			if err != nil {
+				return err
+			}
+			target, err := split(p.target)
+			if err != nil {
+				return err
+			}
 			// What the layer has put there since then is later, and stays.
-			if there, err := t.lookup(p.name, layer); err == nil && there.layer == layer {
+			if there, err := t.lookup(name, layer); err == nil && there.layer == layer {
 				continue
 			}
-			err := t.tryLink(p.name, p.target, p.mtime, layer)
+			err = t.tryLink(name, target, p.mtime, layer)
 			if errors.Is(err, errMissing) {
 				left = append(left, p)
 			} else if err != nil {
@@ -174,19 +175,20 @@ func (t *tree) endLayer(layer int32) error {
 		}
 	}
 	p := t.pending[0]
-	return fmt.Errorf("%q is a hard link to %q, which is not there", strings.Join(p.name, "/"), strings.Join(p.target, "/"))
+	return fmt.Errorf("%q is a hard link to %q, which is not there", p.name, p.target)
 }
 
 // inode is what a header says.
-func (t *tree) inode(header *tar.Header, layer, entry int32) (*inode, error) {
+func (t *tree) inode(header *tar.Header, entry int32) (*inode, error) {
 	ino := &inode{
-		typ: header.Typeflag, mode: uint16(header.Mode & 0o7777), layer: layer, entry: entry,
+		typ: header.Typeflag, mode: uint16(header.Mode & 0o7777), entry: entry,
 		mtime: max(header.ModTime.Unix(), math.MinInt32), nsec: int32(header.ModTime.Nanosecond()),
 	}
 	if header.Uid < 0 || header.Gid < 0 || header.Uid > math.MaxUint32-1 || header.Gid > math.MaxUint32-1 {
 		return nil, fmt.Errorf("it cannot belong to %d:%d", header.Uid, header.Gid)
 	}
 	ino.uid, ino.gid = uint32(header.Uid), uint32(header.Gid)
+	var own extra
 	switch header.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		ino.typ = tar.TypeReg
@@ -200,22 +202,26 @@ func (t *tree) inode(header *tar.Header, layer, entry int32) (*inode, error) {
 			return nil, fmt.Errorf("it cannot be a link to a name of %d bytes", n)
 		}
 		ino.mode = 0o777
-		ino.target = strings.Clone(header.Linkname)
+		own.target = strings.Clone(header.Linkname)
 	case tar.TypeChar, tar.TypeBlock:
 		const maxMajor, maxMinor = 1<<12 - 1, 1<<20 - 1
 		if header.Devmajor < 0 || header.Devminor < 0 || header.Devmajor > maxMajor || header.Devminor > maxMinor {
 			return nil, fmt.Errorf("it cannot be the device %d:%d", header.Devmajor, header.Devminor)
 		}
-		ino.major, ino.minor = uint32(header.Devmajor), uint32(header.Devminor)
+		own.major, own.minor = uint32(header.Devmajor), uint32(header.Devminor)
 	default:
 		return nil, fmt.Errorf("its type %q is not known", header.Typeflag)
 	}
 	var err error
-	ino.xattrs, err = t.xattrs(header.PAXRecords)
-	if err == nil {
-		err = t.keep(len(ino.target))
+	if ino.extra, err = t.xattrs(header.PAXRecords); err != nil {
+		return nil, err
 	}
-	return ino, err
+	if own.target == "" && own.major == 0 && own.minor == 0 {
+		return ino, nil
+	}
+	own.xattrs = ino.more().xattrs
+	ino.extra = &own
+	return ino, t.take(costLink + len(own.target))
 }
 
 // keptXattr tells which attributes an image keeps: those that mean something
@@ -230,9 +236,9 @@ func keptXattr(name string) bool {
 	return strings.HasPrefix(name, "security.") || strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.")
 }
 
-// xattrs returns the extended attributes in a header, sorted by name. Files
-// with the same ones share them.
-func (t *tree) xattrs(records map[string]string) ([]xattr, error) {
+// xattrs returns the extended attributes in a header, sorted by name, or nil.
+// Files with the same ones share them.
+func (t *tree) xattrs(records map[string]string) (*extra, error) {
 	var list []xattr
 	size := 0
 	for key, value := range records {
@@ -256,17 +262,18 @@ func (t *tree) xattrs(records map[string]string) ([]xattr, error) {
 	slices.SortFunc(list, func(a, b xattr) int { return strings.Compare(a.name, b.name) })
 	var key strings.Builder
 	for _, x := range list {
-		fmt.Fprintf(&key, "%q%q", x.name, x.value)
+		fmt.Fprintf(&key, "%d %s%d %s", len(x.name), x.name, len(x.value), x.value)
 	}
 	if shared, ok := t.attrs[key.String()]; ok {
 		return shared, nil
 	}
-	if err := t.keep(2*size + key.Len()); err != nil {
+	if err := t.take(costXattr + size + key.Len()); err != nil {
 		return nil, err
 	}
 	for i, x := range list {
 		list[i] = xattr{strings.Clone(x.name), strings.Clone(x.value)}
 	}
-	t.attrs[key.String()] = list
-	return list, nil
+	made := &extra{xattrs: list}
+	t.attrs[key.String()] = made
+	return made, nil
 }

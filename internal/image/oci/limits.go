@@ -13,9 +13,15 @@ const (
 	MaxSize = 60 << 30
 	// maxNodes bounds the files and directories that an image's layers make.
 	maxNodes = 500_000
-	// maxText bounds the bytes of all names, link targets and extended
-	// attributes of an image.
-	maxText = 256 << 20
+	// maxMemory bounds what is in memory of them while they become a file
+	// system, in bytes: names and what is known of each. It is estimated, with
+	// the costs below, which hold for both sides of the tar stream between.
+	maxMemory = 96 << 20
+	costFile  = 136
+	costDir   = 300
+	costName  = 3 // a byte
+	costLink  = 64
+	costXattr = 160
 	// maxSteps bounds the work to find the places of entries, which links to
 	// directories can blow up.
 	maxSteps = 400_000_000
@@ -30,8 +36,9 @@ const (
 	maxLayers   = 512
 	maxManifest = 8 << 20
 	maxConfig   = 8 << 20
-	// maxWindow bounds a zstd decoder's memory.
-	maxWindow = 128 << 20
+	// maxWindow bounds a zstd decoder's memory, of which several are at work.
+	// `zstd -19`, and what builders of images use, stay below.
+	maxWindow = 32 << 20
 )
 
 // ErrTooLarge is in the error chain when an image goes over a limit.

@@ -8,30 +8,43 @@ import (
 	"strings"
 )
 
-// inode is a file, a directory or whatever else; several names may mean it.
+// inode is a file, a directory or whatever else; several names may mean it. An
+// image has hundreds of thousands: what few have is in extra.
 type inode struct {
-	typ          byte // tar.TypeReg, ...
-	mode         uint16
-	nsec         int32
-	uid, gid     uint32
-	major, minor uint32
-	layer, entry int32 // where a file's content is
-	size, mtime  int64
+	typ         byte // tar.TypeReg, ...
+	mode        uint16
+	nsec        int32
+	uid, gid    uint32
+	entry       int32 // in the layer's archive, of a file's content
+	size, mtime int64
+	extra       *extra  // or nil
+	first       *dentry // set when the tree is complete: the name it is written under
+}
+
+// extra is never changed: inodes share it.
+type extra struct {
 	target       string // of a symbolic link
+	major, minor uint32 // of a device
 	xattrs       []xattr
-	first        *dentry // set when the tree is complete: the name it is written under
 }
 
 type xattr struct{ name, value string }
+
+// more is the inode's extra.
+func (i *inode) more() extra {
+	if i.extra == nil {
+		return extra{}
+	}
+	return *i.extra
+}
 
 // dentry is a name in a directory.
 type dentry struct {
 	name     string
 	parent   *dentry // its own for the root
 	ino      *inode
-	children map[string]*dentry // of a directory
-	layer    int32              // which has put it there
-	pruned   int32              // layer that has removed what others had here, or -1
+	children *children // of a directory
+	layer    int32     // which has put it there
 }
 
 func (d *dentry) isDir() bool { return d.ino.typ == tar.TypeDir }
@@ -55,27 +68,27 @@ func (d *dentry) path() string {
 // tree is what layers, applied in their order, make. It exists in memory only:
 // names lead to other places of the tree at worst.
 type tree struct {
-	root  *dentry
-	nodes int // ever made
-	text  int // bytes of names, targets and attributes ever kept
-	steps int
+	root   *dentry
+	nodes  int // ever made
+	memory int // that was ever taken, in bytes
+	steps  int
 	// wanted are, for each layer, the files with content that it has, in
 	// order; some are replaced later.
 	wanted  [][]*inode
 	pending []pendingLink
-	attrs   map[string][]xattr // those that are shared
+	attrs   map[string]*extra // those of xattrs alone
 }
 
 // pendingLink is a hard link whose target has not come yet.
 type pendingLink struct {
-	name, target []string
+	name, target string
 	mtime        int64
 }
 
 func newTree() *tree {
-	root := &dentry{ino: &inode{typ: tar.TypeDir, mode: 0o755}, children: map[string]*dentry{}, layer: -1, pruned: -1}
+	root := &dentry{ino: &inode{typ: tar.TypeDir, mode: 0o755}, children: newChildren(), layer: -1}
 	root.parent = root
-	return &tree{root: root, attrs: map[string][]xattr{}}
+	return &tree{root: root, attrs: map[string]*extra{}}
 }
 
 // split takes a name of an archive apart. Names are relative to the image's
@@ -124,7 +137,7 @@ func (t *tree) find(names []string, layer int32, mtime int64, create bool) (*den
 			at = at.parent
 			continue
 		}
-		child := at.children[name]
+		child := at.children.get(name)
 		switch {
 		case child == nil && !create:
 			return nil, errMissing
@@ -143,10 +156,11 @@ func (t *tree) find(names []string, layer int32, mtime int64, create bool) (*den
 			if links++; links > maxLinks {
 				return nil, fmt.Errorf("%q leads through too many links", strings.Join(names, "/"))
 			}
-			if strings.HasPrefix(child.ino.target, "/") {
+			to := child.ino.more().target
+			if strings.HasPrefix(to, "/") {
 				at = t.root
 			}
-			target := strings.Split(child.ino.target, "/")
+			target := strings.Split(to, "/")
 			rest = append(slices.Clip(target), rest...)
 		default:
 			return nil, fmt.Errorf("%q is below %q, which is not a directory", strings.Join(names, "/"), child.path())
@@ -164,7 +178,7 @@ func (t *tree) lookup(names []string, layer int32) (*dentry, error) {
 	if err != nil {
 		return nil, err
 	}
-	if found := dir.children[names[len(names)-1]]; found != nil {
+	if found := dir.children.get(names[len(names)-1]); found != nil {
 		return found, nil
 	}
 	return nil, errMissing
@@ -173,27 +187,32 @@ func (t *tree) lookup(names []string, layer int32) (*dentry, error) {
 // put gives the inode a name, in place of what has it: a directory stays with
 // what is in it if it is replaced by one.
 func (t *tree) put(dir *dentry, name string, ino *inode, layer int32) (*dentry, error) {
-	if old := dir.children[name]; old != nil && old.isDir() && ino.typ == tar.TypeDir {
+	if old := dir.children.get(name); old != nil && old.isDir() && ino.typ == tar.TypeDir {
 		old.ino, old.layer = ino, layer
 		return old, nil
 	}
 	if t.nodes++; t.nodes > maxNodes {
 		return nil, tooLarge("it has more than %d files", maxNodes)
 	}
-	if err := t.keep(len(name)); err != nil {
+	cost := costFile
+	if ino.typ == tar.TypeDir {
+		cost = costDir
+	}
+	if err := t.take(cost + costName*len(name)); err != nil {
 		return nil, err
 	}
-	made := &dentry{name: strings.Clone(name), parent: dir, ino: ino, layer: layer, pruned: -1}
+	made := &dentry{name: strings.Clone(name), parent: dir, ino: ino, layer: layer}
 	if ino.typ == tar.TypeDir {
-		made.children = map[string]*dentry{}
+		made.children = newChildren()
 	}
-	dir.children[made.name] = made
+	dir.children.put(made)
 	return made, nil
 }
 
-func (t *tree) keep(text int) error {
-	if t.text += text; t.text > maxText {
-		return tooLarge("its names and attributes have more than %d MiB", maxText>>20)
+// take counts memory.
+func (t *tree) take(bytes int) error {
+	if t.memory += bytes; t.memory > maxMemory {
+		return tooLarge("its files are so many, or have names so long, that they take more than %d MiB of memory", maxMemory>>20)
 	}
 	return nil
 }
@@ -204,20 +223,13 @@ func prune(d *dentry, layer int32) bool {
 	if !d.isDir() {
 		return d.layer == layer
 	}
-	if d.pruned != layer {
-		d.pruned = layer
-		for name, child := range d.children {
-			if !prune(child, layer) {
-				delete(d.children, name)
-			}
-		}
-	}
-	return d.layer == layer || len(d.children) > 0
+	d.children.prune(layer)
+	return d.layer == layer || len(d.children.list) > 0
 }
 
 // remove is a whiteout: the name goes, but for what the layer itself has there.
 func remove(d *dentry, layer int32) {
 	if !prune(d, layer) {
-		delete(d.parent.children, d.name)
+		d.parent.children.remove(d.name)
 	}
 }
