@@ -369,6 +369,7 @@ func (b *build) uploadDockerfile(ctx context.Context, copier copier) (string, er
 // guestRuns runs a command of the build, which says on stderr what it does.
 func (b *build) guestRuns(ctx context.Context, what string, command guestCommand) error {
 	command.stdout = b.app.env.Err
+	command.disposable = true // the VM is deleted
 	if command.stdin == nil {
 		command.noInput = true
 	}

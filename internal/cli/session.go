@@ -38,6 +38,9 @@ type guestCommand struct {
 	tty  bool
 	// noInput gives it an empty stdin.
 	noInput bool
+	// disposable is for what nobody wants the rest of: a signal ends the wait
+	// for it, and is not passed on.
+	disposable bool
 	// stdin and stdout are used in place of banger's own, if set.
 	stdin  io.Reader
 	stdout io.Writer
@@ -108,7 +111,9 @@ func (a *app) runInGuest(ctx context.Context, c *client.Client, ref string, gues
 	if err != nil {
 		return a.execError(ctx, c, ref, command.args[0], err)
 	}
-	defer a.forwardSignals(ctx, process, alive)()
+	if !command.disposable {
+		defer a.forwardSignals(ctx, process, alive)()
+	}
 	if command.tty {
 		// Not before: keys interrupt the wait for a guest that hangs.
 		restore, err := a.rawInput()
