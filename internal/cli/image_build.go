@@ -60,7 +60,7 @@ CONTEXT is a directory with a Dockerfile. Docker in a VM of debian-bookworm buil
 so that COPY, ARG, stages and .dockerignore are what they are to Docker (all of the
 context is sent to the VM, and what .dockerignore names is left out there); what comes
 of it is imported as 'image import' does it. What FROM names comes from registries, or
-from archives that 'docker save' has made, with --load.`,
+from archives that 'docker save' has made, with --load. RUN has this host's proxies.`,
 		Example: `  banger image build -t web web.toml
   banger image build -t app .
   banger image build -t app -f docker/Dockerfile --target test --build-arg VERSION=3 .
@@ -74,7 +74,7 @@ from archives that 'docker save' has made, with --load.`,
 	flags := cmd.Flags()
 	flags.StringVarP(&o.name, "name", "t", "", "call the image `NAME`; must be given")
 	flags.StringVarP(&o.dockerfile, "file", "f", "", "the Dockerfile, if it is not `FILE` Dockerfile of the context")
-	flags.StringArrayVar(&o.arguments, "build-arg", nil, "set an ARG of the Dockerfile: `KEY=VALUE`; may be repeated")
+	flags.StringArrayVar(&o.arguments, "build-arg", nil, "set an ARG of the Dockerfile: `KEY=VALUE`, or KEY, which has its value here; may be repeated")
 	flags.StringVar(&o.target, "target", "", "build this `STAGE` of the Dockerfile")
 	flags.StringArrayVar(&o.load, "load", nil, "give Docker the images of this archive before: `FILE`; may be repeated")
 	flags.BoolVar(&o.json, "json", false, "write the image as JSON in place of its name")
@@ -146,13 +146,17 @@ const maxDockerfile = 16 << 20
 // readDockerfile finds out where the Dockerfile is.
 func (b *build) readDockerfile() error {
 	for _, argument := range b.options.arguments {
-		if name, _, ok := strings.Cut(argument, "="); !ok || name == "" {
-			return usagef("--build-arg %q is not of the form KEY=VALUE", argument)
+		if name, _, _ := strings.Cut(argument, "="); name == "" {
+			return usagef("--build-arg %q is not of the form KEY=VALUE, or KEY", argument)
 		}
 	}
 	for _, archive := range b.options.load {
-		if _, err := os.Stat(archive); err != nil {
+		file, _, err := regular.Open(archive)
+		if err != nil {
 			return fmt.Errorf("cannot load %q: %w", archive, reason(err))
+		}
+		if err := file.Close(); err != nil {
+			return err
 		}
 	}
 	if b.options.dockerfile == "" {
@@ -341,13 +345,38 @@ func (b *build) fromDockerfile(ctx context.Context) error {
 		return err
 	}
 	args := []string{"docker", "build", "--progress=plain", "--tag", builtImage, "--file", dockerfile}
-	for _, argument := range b.options.arguments {
+	for _, argument := range buildArguments(b.options.arguments, b.app.env.Getenv) {
 		args = append(args, "--build-arg", argument)
 	}
 	if b.options.target != "" {
 		args = append(args, "--target", b.options.target)
 	}
 	return b.guestRuns(ctx, "docker build", guestCommand{args: append(args, guestBuild+"/context"), env: []string{"DOCKER_BUILDKIT=1"}})
+}
+
+// buildArguments returns what Docker in the guest is told by --build-arg: the
+// proxies, as Docker's client does with those of its configuration, and the
+// user's own. Of proxies only the names: the guest's environment says how they
+// are reached from there, and nothing else has their passwords. One that the user
+// sets in either case is the user's in both, since BuildKit takes them for one. A
+// name of another variable stands for its value here, if it has one.
+func buildArguments(own []string, getenv func(string) string) []string {
+	proxies := hostenv.ProxyVariables()
+	var args []string
+	for _, argument := range own {
+		name, _, valued := strings.Cut(argument, "=")
+		same := func(proxy string) bool { return strings.EqualFold(proxy, name) }
+		switch {
+		case valued:
+			proxies = slices.DeleteFunc(proxies, same)
+			args = append(args, argument)
+		case slices.ContainsFunc(hostenv.ProxyVariables(), same):
+			// Passed, or set by the user, without that.
+		case getenv(name) != "":
+			args = append(args, name+"="+getenv(name))
+		}
+	}
+	return append(proxies, args...)
 }
 
 // uploadDockerfile copies a Dockerfile that is not in the context, and what it

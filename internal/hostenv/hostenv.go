@@ -19,9 +19,19 @@ import (
 )
 
 // proxyVariables are read in lower case first, then in upper case.
-var proxyVariables = []string{"http_proxy", "https_proxy", "all_proxy"}
+var proxyVariables = []string{"http_proxy", "https_proxy", "ftp_proxy", "all_proxy"}
 
 const noProxyVariable = "no_proxy"
+
+// ProxyVariables returns the names of all variables about proxies that a guest
+// may have.
+func ProxyVariables() []string {
+	var names []string
+	for _, lower := range append(slices.Clone(proxyVariables), noProxyVariable) {
+		names = append(names, bothCases(lower)...)
+	}
+	return names
+}
 
 // certificateVariables name files of certificates.
 var certificateVariables = []string{"SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "GIT_SSL_CAINFO"}
@@ -29,11 +39,9 @@ var certificateVariables = []string{"SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "REQ
 // Select returns the variables that count, with files' names made absolute.
 func Select(getenv func(string) string) map[string]string {
 	selected := map[string]string{}
-	for _, lower := range append(slices.Clone(proxyVariables), noProxyVariable) {
-		for _, name := range bothCases(lower) {
-			if value := getenv(name); value != "" {
-				selected[name] = value
-			}
+	for _, name := range ProxyVariables() {
+		if value := getenv(name); value != "" {
+			selected[name] = value
 		}
 	}
 	for _, name := range certificateVariables {
