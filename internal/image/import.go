@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,10 +63,11 @@ func (s *Store) pullReference(ctx context.Context, request api.Pull, guard Guard
 		return Image{}, err
 	}
 	if have, err := s.objects.Get(name); err == nil {
-		switch source := have.Manifest.Source; {
-		case source[sourceReference] != ref.String():
-			return Image{}, nameTaken(name, "it is "+orUnknown(source[sourceReference]))
-		case source[sourceManifest] == remote.Digest:
+		if err := isOf(fromObject(have), ref); err != nil {
+			return Image{}, err
+		}
+		switch {
+		case have.Manifest.Source[sourceManifest] == remote.Digest:
 			return fromObject(have), nil
 		case guard != nil:
 			if err := guard.Replaceable(name); err != nil {
@@ -87,10 +89,36 @@ func (s *Store) pullReference(ctx context.Context, request api.Pull, guard Guard
 		return s.flatten(ctx, container, dir, report)
 	}
 	if guard == nil {
-		return imageOf(s.objects.Fill(ctx, name, build))
+		image, err := imageOf(s.objects.Fill(ctx, name, build))
+		if err == nil {
+			err = isOf(image, ref) // somebody else's, who was faster
+		}
+		return image, err
 	}
 	keep := func() (string, error) { return s.objects.Keep(ctx, name) }
-	return imageOf(s.objects.Replace(ctx, name, func(publish func() error) error { return guard.ReplaceImage(ctx, name, keep, publish) }, build))
+	return imageOf(s.objects.Replace(ctx, name, func(publish func() error) error {
+		return guard.ReplaceImage(ctx, name, keep, func() error {
+			if have, err := s.objects.Get(name); err == nil {
+				if err := isOf(fromObject(have), ref); err != nil {
+					return err
+				}
+			}
+			return publish()
+		})
+	}, build))
+}
+
+// isOf refuses an image of another reference: names that are made of two, as of
+// a/b and a-b, may be one.
+func isOf(image Image, ref oci.Reference) error {
+	from := image.Source[sourceReference]
+	// That of an archive is as whoever wrote it has put it.
+	if parsed, err := oci.ParseReference(from, false); err == nil && parsed.String() == ref.String() {
+		return nil
+	}
+	taken := nameTaken(image.Name, "its image is "+cmp.Or(from, "another"))
+	taken.Hint = fmt.Sprintf("'banger image pull --name NAME %s' gives it another name", ref)
+	return taken
 }
 
 // referenceName returns what the image is called in the store.
@@ -276,15 +304,8 @@ func (s *Store) Prune(ctx context.Context, dryRun bool) (api.Pruned, error) {
 
 func usage(err error) error { return &api.Error{Kind: api.KindUsage, Message: err.Error()} }
 
-func nameTaken(name, why string) error {
+func nameTaken(name, why string) *api.Error {
 	return &api.Error{Kind: api.KindExists, Message: fmt.Sprintf("the name %q is taken: %s", name, why), Hint: "choose another name"}
-}
-
-func orUnknown(s string) string {
-	if s == "" {
-		return "another image"
-	}
-	return s
 }
 
 // importError tells the user what went wrong.

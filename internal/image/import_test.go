@@ -2,11 +2,14 @@ package image
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -68,6 +71,69 @@ func TestPullOfAMovedTag(t *testing.T) {
 	}
 	if now, err := s.Get(first.Name); err != nil || now.Digest != first.Digest {
 		t.Errorf("the name is that of %q by now, %v", now.Digest, err)
+	}
+}
+
+// TestPullOfAnotherReference has two references that make one name.
+func TestPullOfAnotherReference(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	host := strings.TrimPrefix(server.URL, "http://")
+	one, other := host+"/a/b:1", host+"/a-b:1"
+	ocitest.Push(t, one, ocitest.Pack(t, "f file one"))
+	ocitest.Push(t, other, ocitest.Pack(t, "f file other"))
+	dir := t.TempDir()
+	s, err := Open(filepath.Join(dir, "images"), Options{CacheDir: filepath.Join(dir, "cache")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := s.Pull(t.Context(), one, progress.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := s.Pull(t.Context(), one, progress.Discard); err != nil || again.Digest != first.Digest {
+		t.Errorf("the same again: got %q, %v", again.Digest, err)
+	}
+	for name, pull := range map[string]func() (Image, error){
+		"for a VM": func() (Image, error) { return s.Pull(t.Context(), other, progress.Discard) },
+		"by hand": func() (Image, error) {
+			return s.PullReference(t.Context(), api.Pull{Name: other}, inUse{t}, progress.Discard)
+		},
+	} {
+		got, err := pull()
+		told, ok := errors.AsType[*api.Error](err)
+		if !ok || told.Kind != api.KindExists || !strings.Contains(told.Message, one) || !strings.Contains(told.Hint, "--name NAME "+other) {
+			t.Errorf("%s: got the image %q and the error %#v", name, got.Name, err)
+		}
+	}
+	second, err := s.PullReference(t.Context(), api.Pull{Name: other, As: "other"}, inUse{t}, progress.Discard)
+	if err != nil || second.Digest == first.Digest {
+		t.Errorf("under a name of its own: got %q, %v", second.Digest, err)
+	}
+}
+
+// TestPullOfWhatWasImported has an archive whose image has a short reference.
+func TestPullOfWhatWasImported(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, err := Open(filepath.Join(dir, "images"), Options{CacheDir: filepath.Join(dir, "cache")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer := ocitest.Pack(t, "f file one")
+	config := fmt.Sprintf(`{"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": ["sha256:%x"]}}`, sha256.Sum256(layer))
+	archive := filepath.Join(dir, "saved.tar")
+	saved := ocitest.Pack(t, `f manifest.json [{"Config": "c", "RepoTags": ["tiny:1"], "Layers": ["l"]}]`, "f c "+config, "f l "+string(layer))
+	if err := os.WriteFile(archive, saved, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	imported, err := s.Import(t.Context(), api.Import{Path: archive}, progress.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Pull(t.Context(), "tiny:1", progress.Discard); err != nil || got.Digest != imported.Digest {
+		t.Errorf("got %q, %v", got.Digest, err)
 	}
 }
 

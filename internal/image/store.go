@@ -137,11 +137,14 @@ func (s *Store) Pull(ctx context.Context, name string, report progress.Func) (Im
 	}
 	definition := s.catalog[name]
 	if definition == nil && oci.IsReference(name) {
-		_, as, err := s.referenceName(api.Pull{Name: name})
+		ref, as, err := s.referenceName(api.Pull{Name: name})
 		if err != nil {
 			return Image{}, importError("pull", name, err)
 		}
 		if image, err := s.Get(as); err == nil {
+			if err := isOf(image, ref); err != nil {
+				return Image{}, importError("pull", name, err)
+			}
 			return image, nil
 		}
 		return s.PullReference(ctx, api.Pull{Name: name}, nil, report)
