@@ -244,7 +244,7 @@ func (s *Store) flatten(ctx context.Context, container *oci.Image, dir string, r
 	if err != nil {
 		return m, s.dropDamaged(container, err)
 	}
-	tree, err := oci.Flatten(ctx, container.Layers)
+	tree, err := oci.Flatten(ctx, container.Layers, container.Config.WorkingDir)
 	if err != nil {
 		return m, s.dropDamaged(container, err)
 	}

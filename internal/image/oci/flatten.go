@@ -52,8 +52,9 @@ func (e *DigestError) Error() string {
 
 // Flatten reads all layers, lowest first, and verifies their digests. Errors
 // name the layer, counted from 1. A [DigestError] or [ErrTooLarge] may be in
-// the chain.
-func Flatten(ctx context.Context, layers []Layer) (*Tree, error) {
+// the chain. The directories dirs, which an image speaks of, are made where they
+// are missing, as container engines do; those that cannot be are not.
+func Flatten(ctx context.Context, layers []Layer, dirs ...string) (*Tree, error) {
 	if len(layers) > maxLayers {
 		return nil, tooLarge("it has %d layers", len(layers))
 	}
@@ -72,6 +73,11 @@ func Flatten(ctx context.Context, layers []Layer) (*Tree, error) {
 		}
 		if err != nil {
 			return nil, fmt.Errorf("layer %d of %d: %w", i+1, len(layers), err)
+		}
+	}
+	for _, dir := range dirs {
+		if err := t.makeDir(dir); errors.Is(err, ErrTooLarge) {
+			return nil, err
 		}
 	}
 	result := &Tree{tree: t, layers: layers}

@@ -138,6 +138,18 @@ func TestFlatten(t *testing.T) {
 	}
 }
 
+// TestWorkingDirectory has images whose layers do not have what they speak of.
+func TestWorkingDirectory(t *testing.T) {
+	t.Parallel()
+	layers := []Layer{layerOf(ocitest.Pack(t, "f file one", "d there/", "l link there"))}
+	for dir, want := range map[string]int{"": 3, "/": 3, "/there": 3, "/app/data": 5, "link/new": 4, "/file/x": 3, "../x": 3} {
+		tree, err := Flatten(t.Context(), layers, dir)
+		if err != nil || tree.Entries != want {
+			t.Errorf("%q: got %+v, %v, want %d entries", dir, tree, err, want)
+		}
+	}
+}
+
 func TestFlattenRefuses(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {

@@ -217,6 +217,17 @@ func (t *tree) take(bytes int) error {
 	return nil
 }
 
+// makeDir makes a directory, with its parents, when all layers are there.
+func (t *tree) makeDir(name string) error {
+	names, err := split(name)
+	if err != nil {
+		return err
+	}
+	const none = -1 // of the layers
+	_, err = t.find(names, none, t.root.ino.mtime, true)
+	return err
+}
+
 // prune removes what other layers than this one have put at and below d, and
 // reports whether something is left.
 func prune(d *dentry, layer int32) bool {
