@@ -53,11 +53,12 @@ func podmanFiles() []string {
 	return files
 }
 
-// credentialsIn are those that a file, which need not be there, has for a
-// repository: the ones for the most of its name.
+// credentialsIn are those that a file has for a repository: the ones for the
+// most of its name. The file need not be there, nor where this user may look.
 func credentialsIn(path string, target authn.Resource) (authn.Authenticator, error) {
 	file, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, hidden := os.Lstat(path); errors.Is(err, fs.ErrNotExist) || errors.Is(hidden, fs.ErrPermission) {
+		// Root's podman makes a /run/containers that nobody else may look into.
 		return authn.Anonymous, nil
 	}
 	if err != nil {

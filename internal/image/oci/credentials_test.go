@@ -84,6 +84,17 @@ func TestCredentials(t *testing.T) {
 	write("run/containers/auth.json", `{"credHelpers": {"b.example": "test"}}`)
 	want("by a helper", map[string]string{"b.example/team/tool": "helper of b.example", "c.example/tool": "configured"})
 
+	if os.Getuid() != 0 { // root may look into all
+		hidden := filepath.Join(home, "run/containers")
+		if err := os.Chmod(hidden, 0); err != nil {
+			t.Fatal(err)
+		}
+		want("in a directory of another user's", map[string]string{"b.example/tool": "configured", "d.example/tool": ""})
+		if err := os.Chmod(hidden, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+
 	login("other.json", "other", "b.example")
 	t.Setenv("REGISTRY_AUTH_FILE", filepath.Join(home, "other.json"))
 	want("in another file", map[string]string{"a.example/tool": "docker", "b.example/tool": "other", "c.example/tool": ""})
