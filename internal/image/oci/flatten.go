@@ -330,6 +330,9 @@ func (t *Tree) writeTo(ctx context.Context, w treeWriter) error {
 	var links []*dentry
 	var failed error
 	t.tree.walk(func(d *dentry) {
+		if failed == nil {
+			failed = ctx.Err()
+		}
 		switch {
 		case failed != nil:
 		case d.ino.first != d:

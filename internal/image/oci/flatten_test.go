@@ -164,6 +164,7 @@ func TestFlattenRefuses(t *testing.T) {
 		"below a file":      {[]string{"f x a", "f x/y b"}, "not a directory"},
 		"link in a circle":  {[]string{"l x y", "l y x", "f x/z a"}, "too many links"},
 		"a long name":       {[]string{"f " + strings.Repeat("n", 256) + " a"}, "has 256 bytes"},
+		"a deep path":       {[]string{"d " + strings.Repeat("x/", 2000), "l l " + strings.Repeat("x/", 2000), "f l/" + strings.Repeat("y/", 50) + "z a"}, "bytes in the image"},
 		"removal of itself": {[]string{"f .wh... a"}, "removes nothing"},
 	}
 	for name, test := range tests {

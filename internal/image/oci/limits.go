@@ -25,8 +25,9 @@ const (
 	// maxSteps bounds the work to find the places of entries, which links to
 	// directories can blow up.
 	maxSteps = 400_000_000
-	maxPath  = 4096
-	maxName  = 255
+	// maxPath bounds names in archives, and paths in the image, in bytes.
+	maxPath = 4096
+	maxName = 255
 	// maxXattrs bounds an entry's extended attributes: what fits into ext4.
 	maxXattrs = 3 << 10
 	// maxLinks is how many symbolic links lead to one place at most, as in

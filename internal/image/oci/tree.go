@@ -45,6 +45,7 @@ type dentry struct {
 	ino      *inode
 	children *children // of a directory
 	layer    int32     // which has put it there
+	length   int32     // of its path, in bytes
 }
 
 func (d *dentry) isDir() bool { return d.ino.typ == tar.TypeDir }
@@ -194,6 +195,14 @@ func (t *tree) put(dir *dentry, name string, ino *inode, layer int32) (*dentry, 
 	if t.nodes++; t.nodes > maxNodes {
 		return nil, tooLarge("it has more than %d files", maxNodes)
 	}
+	// Names that lead through links are short, and what they make can be deep.
+	length := len(name)
+	if dir != t.root {
+		length += int(dir.length) + 1
+	}
+	if length > maxPath {
+		return nil, fmt.Errorf("the path of %q has %d bytes in the image, and begins with %.40q", name, length, dir.path())
+	}
 	cost := costFile
 	if ino.typ == tar.TypeDir {
 		cost = costDir
@@ -201,7 +210,7 @@ func (t *tree) put(dir *dentry, name string, ino *inode, layer int32) (*dentry, 
 	if err := t.take(cost + costName*len(name)); err != nil {
 		return nil, err
 	}
-	made := &dentry{name: strings.Clone(name), parent: dir, ino: ino, layer: layer}
+	made := &dentry{name: strings.Clone(name), parent: dir, ino: ino, layer: layer, length: int32(length)}
 	if ino.typ == tar.TypeDir {
 		made.children = newChildren()
 	}
