@@ -31,6 +31,14 @@ func run(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
+// check lets e2fsck, which would ask what to do about a fault, find none.
+func check(t *testing.T, path string) {
+	t.Helper()
+	if said := run(t, "e2fsck", "-fn", path); strings.Contains(said, "?") || strings.Contains(said, "WARNING") {
+		t.Error(said)
+	}
+}
+
 // archive makes a tar stream of headers; a file's content is its name, again
 // and again.
 func archive(tb testing.TB, headers ...*tar.Header) io.Reader {
@@ -75,6 +83,8 @@ func TestWrite(t *testing.T) {
 		{Name: "./empty", Mode: 0o4755, Uid: 70000, Gid: 80000, PAXRecords: xattrs("security.capability", "\x01\x00\x00\x02\x00")},
 		{Name: "./missing/parents/file", Mode: 0o600, Size: 4097, PAXRecords: xattrs("user.small", "v", "user.large", strings.Repeat("x", 2000), "trusted.z", "")},
 		{Name: "./missing/", Typeflag: tar.TypeDir, Mode: 0o700, PAXRecords: xattrs("user.of", "a directory")},
+		{Name: "./twice/", Typeflag: tar.TypeDir, Mode: 0o700, PAXRecords: xattrs("user.first", strings.Repeat("x", 2000))},
+		{Name: "./twice/", Typeflag: tar.TypeDir, Mode: 0o711, PAXRecords: xattrs("user.second", strings.Repeat("x", 2000))},
 		{Name: "./block", Mode: 0o644, Size: blockSize, PAXRecords: xattrs("system.posix_acl_access", "\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x04\x00\x01\x00\x00\x00\x04\x00\x04\x00\xff\xff\xff\xff\x10\x00\x04\x00\xff\xff\xff\xff\x20\x00\x04\x00\xff\xff\xff\xff")},
 		{Name: "./link59", Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("a", 59)},
 		{Name: "./link60", Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("b", 60)},
@@ -92,10 +102,7 @@ func TestWrite(t *testing.T) {
 	if err := Write(path, archive(t, headers...), MaxSize); err != nil {
 		t.Fatal(err)
 	}
-	// It would say what it finds fault with, and asks for nothing.
-	if said := run(t, "e2fsck", "-fn", path); strings.Contains(said, "?") || strings.Contains(said, "WARNING") {
-		t.Error(said)
-	}
+	check(t, path)
 	ask := func(request string) string { return run(t, "debugfs", "-R", request, path) }
 	for _, test := range []struct{ request, want string }{
 		{"stat /", "Mode:  0751"},
@@ -111,6 +118,7 @@ func TestWrite(t *testing.T) {
 		{"stat /missing/parents/file", `user.small (1) = "v"`},
 		{"stat /missing/parents/file", "user.large (2000)"},
 		{"stat /missing/parents/file", "trusted.z (0)"},
+		{"stat /twice", "user.second (2000)"},
 		{"stat /block", "system.posix_acl_access (28)"},
 		{"stat /link59", `Fast link dest: "` + strings.Repeat("a", 59)},
 		{"cat /link60", strings.Repeat("b", 60)},
@@ -118,7 +126,7 @@ func TestWrite(t *testing.T) {
 		{"stat /char", "Device major/minor number: 259:70000"},
 		{"stat /fifo", "Type: FIFO"},
 		{"cat /hard", content(headers[2])},
-		{"cat /block", content(headers[4])},
+		{"cat /block", content(headers[6])},
 		{"stat /many/hard", "Links: 2"},
 		{"ls /many", "999-"},
 		{"ls /", strings.Repeat("n", maxName)},
@@ -219,6 +227,7 @@ func FuzzWrite(f *testing.F) {
 		if info, err := os.Stat(path); err != nil || info.Size() > limit || info.Size()%blockSize != 0 {
 			t.Errorf("got a file of %v bytes, %v", info, err)
 		}
+		check(t, path)
 	})
 }
 

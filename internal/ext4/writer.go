@@ -30,6 +30,7 @@ type writer struct {
 	inodes *table
 	dirs   []*directory      // in the order in which they have come
 	links  map[uint32]uint32 // names beyond the first, of files that have some
+	unused map[int64]bool    // blocks that were written and nothing leads to any more
 
 	// Where the last name was: the next is mostly there too.
 	last     *directory
@@ -43,7 +44,7 @@ func newWriter(file *os.File, limit int64) (*writer, error) {
 	}
 	w := &writer{
 		file: file, out: bufio.NewWriterSize(file, 1<<20), limit: limit, inodes: inodes,
-		links: map[uint32]uint32{},
+		links: map[uint32]uint32{}, unused: map[int64]bool{},
 	}
 	if err := w.begin(); err != nil {
 		return nil, errors.Join(err, inodes.file.Close())
@@ -179,7 +180,12 @@ func (w *writer) addInode(dir *directory, name string, header *tar.Header, conte
 			there = w.dirOf(found)
 		}
 		if there != nil {
-			return w.inodes.change(there.number, func(r *record) { *r = inode })
+			return w.inodes.change(there.number, func(r *record) {
+				if xattrs := get32(r[atXattrs:]); xattrs != 0 {
+					w.unused[int64(xattrs)] = true
+				}
+				*r = inode
+			})
 		}
 		_, err := w.makeDirectory(dir, name, inode)
 		return err
@@ -350,128 +356,4 @@ func (w *writer) finishDirectory(dir *directory, content []byte) error {
 		r.addBlocks(inode.blocks())
 		r.setLinks(2 + dir.subdirs)
 	})
-}
-
-// shape is how the file system is divided.
-type shape struct {
-	groups, inodesPerGroup int64
-	tables, bitmaps        int64 // the blocks that they begin at
-	end                    int64 // of what is written
-	blocks                 int64
-}
-
-// shape is that of as few groups as will do.
-func (w *writer) shape() (shape, error) {
-	const inodesPerBlock, most = blockSize / inodeSize, 8 * blockSize // bits of a bitmap
-	s := shape{tables: w.pos / blockSize}
-	for s.groups = 1; ; s.groups++ {
-		s.inodesPerGroup = ceil(ceil(int64(w.inodes.n), s.groups), inodesPerBlock) * inodesPerBlock
-		s.bitmaps = s.tables + s.groups*s.inodesPerGroup/inodesPerBlock
-		s.end = s.bitmaps + 2*s.groups
-		if s.inodesPerGroup <= most && s.end <= s.groups*blocksPerGroup {
-			break
-		}
-	}
-	s.blocks = max(s.end, (s.groups-1)*blocksPerGroup+1)
-	if s.blocks*blockSize > w.limit {
-		return s, w.tooLarge()
-	}
-	return s, nil
-}
-
-// writeGroups writes bitmaps, descriptors and superblock.
-func (w *writer) writeGroups(s shape) error {
-	dirs := make([]uint16, s.groups)
-	for _, dir := range w.dirs {
-		dirs[int64(dir.number-1)/s.inodesPerGroup]++
-	}
-	reservedEnd := 1 + w.descriptorBlocks()
-	reserved := 1 + ceil(s.groups*descriptorSize, blockSize)
-	descriptors := make([]byte, s.groups*descriptorSize)
-	var allFreeBlocks, allFreeInodes int64
-	for g := range s.groups {
-		bitmaps := make([]byte, 2*blockSize)
-		freeBlocks := fill(bitmaps[:blockSize], blocksPerGroup, func(i int64) (used, there bool) {
-			block := g*blocksPerGroup + i
-			return block < s.end && (block < reserved || block >= reservedEnd), block < s.blocks
-		})
-		freeInodes := fill(bitmaps[blockSize:], s.inodesPerGroup, func(i int64) (used, there bool) {
-			return g*s.inodesPerGroup+i < int64(w.inodes.n), true
-		})
-		at := s.bitmaps + 2*g
-		if _, err := w.file.WriteAt(bitmaps, at*blockSize); err != nil {
-			return err
-		}
-		d := descriptors[g*descriptorSize:]
-		put32(d, uint32(at))
-		put32(d[0x4:], uint32(at+1))
-		put32(d[0x8:], uint32(s.tables+g*s.inodesPerGroup*inodeSize/blockSize))
-		put16(d[0xc:], uint16(freeBlocks))
-		put16(d[0xe:], uint16(freeInodes))
-		put16(d[0x10:], dirs[g])
-		allFreeBlocks += freeBlocks
-		allFreeInodes += freeInodes
-	}
-	if _, err := w.file.WriteAt(descriptors, blockSize); err != nil {
-		return err
-	}
-	_, err := w.file.WriteAt(super(uint32(s.blocks), uint32(allFreeBlocks), uint32(s.groups*s.inodesPerGroup), uint32(allFreeInodes), uint32(s.inodesPerGroup)), superOffset)
-	return err
-}
-
-// fill sets the bits of a bitmap, of which n count, for what is used or not
-// there. It returns how many are free.
-func fill(bitmap []byte, n int64, state func(i int64) (used, there bool)) (free int64) {
-	for i := range int64(len(bitmap)) * 8 {
-		used, there := true, false
-		if i < n {
-			used, there = state(i)
-		}
-		if there && !used {
-			free++
-			continue
-		}
-		bitmap[i/8] |= 1 << (i % 8)
-	}
-	return free
-}
-
-// table keeps inodes, which begin with number 1, in a file without a name until
-// they are written.
-type table struct {
-	file *os.File
-	out  *bufio.Writer
-	n    uint32 // the last
-}
-
-func newTable(dir string) (*table, error) {
-	file, err := os.CreateTemp(dir, "inodes-")
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Remove(file.Name()); err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return &table{file: file, out: bufio.NewWriterSize(file, 128<<10)}, nil
-}
-
-func (t *table) add(inode *record) (uint32, error) {
-	t.n++
-	_, err := t.out.Write(inode[:])
-	return t.n, err
-}
-
-// change lets f change an inode.
-func (t *table) change(number uint32, f func(*record)) error {
-	if err := t.out.Flush(); err != nil {
-		return err
-	}
-	var inode record
-	at := int64(number-1) * inodeSize
-	if _, err := t.file.ReadAt(inode[:], at); err != nil {
-		return err
-	}
-	f(&inode)
-	_, err := t.file.WriteAt(inode[:], at)
-	return err
 }
