@@ -96,6 +96,11 @@ func run() error {
 	if err := furnish(root, initPath); err != nil {
 		return err
 	}
+	if IsSystemd(root, initPath) {
+		if err := maskUnits(root); err != nil {
+			return err
+		}
+	}
 	if _, err := io.WriteString(link, Mounted+initPath+"\n"); err != nil {
 		return fmt.Errorf("cannot talk to the agent: %w", err)
 	}
@@ -157,6 +162,15 @@ func findInit(root *rootfs.FS) string {
 		}
 	}
 	return ""
+}
+
+// IsSystemd says whether the image's init is systemd.
+func IsSystemd(root *rootfs.FS, initPath string) bool {
+	if initPath == "" {
+		return false
+	}
+	base, err := root.Base(initPath)
+	return err == nil && base == "systemd"
 }
 
 // switchRoot makes the new root this process' "/". The initramfs stays below

@@ -71,7 +71,54 @@ func TestFindInit(t *testing.T) {
 	if got := findInit(root); got != "/sbin/init" {
 		t.Errorf("with the link: %q", got)
 	}
-	if base, err := root.Base("/sbin/init"); err != nil || base != "systemd" {
-		t.Errorf("the link leads to %q, %v", base, err)
+	if !IsSystemd(root, "/sbin/init") || IsSystemd(root, "/bin/init") || IsSystemd(root, "") {
+		t.Error("the link, and nothing else, leads to systemd")
+	}
+}
+
+func TestMaskUnits(t *testing.T) {
+	t.Parallel()
+	const kmod, udev = "kmod-static-nodes.service", "serial-getty@ttyS0.service"
+	for name, c := range map[string]struct{ has, masked []string }{
+		"neither":        {nil, []string{kmod, udev}},
+		"kmod":           {[]string{"usr/bin/kmod"}, []string{udev}},
+		"udev":           {[]string{"usr/lib/systemd/systemd-udevd"}, []string{kmod}},
+		"both, unmerged": {[]string{"bin/kmod", "lib/systemd/systemd-udevd"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			for _, program := range c.has {
+				path := filepath.Join(dir, program)
+				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(path, nil, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			root, err := rootfs.Open(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer root.Close()
+			if err := maskUnits(root); err != nil {
+				t.Fatal(err)
+			}
+			entries, err := os.ReadDir(filepath.Join(dir, "run/systemd/system"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var masked []string
+			for _, e := range entries {
+				masked = append(masked, e.Name())
+				if to, err := os.Readlink(filepath.Join(dir, "run/systemd/system", e.Name())); err != nil || to != "/dev/null" {
+					t.Errorf("%s leads to %q, %v", e.Name(), to, err)
+				}
+			}
+			if diff := cmp.Diff(c.masked, masked); diff != "" {
+				t.Error(diff)
+			}
+		})
 	}
 }

@@ -88,11 +88,7 @@ func (s *System) followBoot() error {
 	if s.root, err = rootfs.Open(boot.NewRoot); err != nil {
 		return err
 	}
-	s.init = initPath
-	if initPath != "" {
-		base, err := s.root.Base(initPath)
-		s.systemd = err == nil && base == "systemd"
-	}
+	s.init, s.systemd = initPath, boot.IsSystemd(s.root, initPath)
 	close(s.mounted)
 	return nil
 }
