@@ -120,14 +120,14 @@ func furnish(root *rootfs.FS, initPath string) error {
 		{"sysfs", "/sys", "sysfs", safe | unix.MS_NOEXEC, ""},
 		{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=755"},
 		{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"},
+		// Inits mount it unless it is there; busybox's alone does not.
+		{"tmpfs", "/dev/shm", "tmpfs", safe, "mode=1777"},
 		{"tmpfs", "/run", "tmpfs", safe, "mode=755"},
 		// systemd-shutdown runs /run/initramfs/shutdown as its last act.
 		{"/", "/run/initramfs", "", unix.MS_BIND, ""},
 	}
 	if initPath == "" {
-		entries = append(entries,
-			entry{"tmpfs", "/dev/shm", "tmpfs", safe, "mode=1777"},
-			entry{"cgroup2", "/sys/fs/cgroup", "cgroup2", safe | unix.MS_NOEXEC, ""})
+		entries = append(entries, entry{"cgroup2", "/sys/fs/cgroup", "cgroup2", safe | unix.MS_NOEXEC, ""})
 	}
 	for _, e := range entries {
 		err := root.Mountpoint(e.dir, func(path string) error {
