@@ -248,6 +248,7 @@ func (s *Store) flatten(ctx context.Context, container *oci.Image, dir string, r
 	if err != nil {
 		return m, s.dropDamaged(container, err)
 	}
+	defer tree.Close()
 	// What ext4 adds to the content of files, generously.
 	const perEntry, fixed = 4096 + 512, 64 << 20
 	if err := space.Need(dir, tree.Size+int64(tree.Entries)*perEntry+fixed); err != nil {

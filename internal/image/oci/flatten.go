@@ -39,6 +39,34 @@ type Tree struct {
 	Size    int64 // bytes of its files' content
 	// Init is the path of an init among the usual ones, else empty.
 	Init string
+	// turn is this tree's, once it is large.
+	turn bool
+}
+
+// large has room for one: of all trees of this process no two take much memory
+// at a time, however many images are imported.
+var large = make(chan struct{}, 1)
+
+// waitIfLarge waits, if the tree has become large, until no other is.
+func (t *Tree) waitIfLarge(ctx context.Context) error {
+	if t.turn || t.tree.memory <= maxSmall {
+		return nil
+	}
+	select {
+	case large <- struct{}{}:
+		t.turn = true
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Close ends the use of the tree: others may be large.
+func (t *Tree) Close() {
+	if t.turn {
+		t.turn = false
+		<-large
+	}
 }
 
 // DigestError is content that is not what its digest says.
@@ -53,20 +81,30 @@ func (e *DigestError) Error() string {
 // Flatten reads all layers, lowest first, and verifies their digests. Errors
 // name the layer, counted from 1. A [DigestError] or [ErrTooLarge] may be in
 // the chain. The directories dirs, which an image speaks of, are made where they
-// are missing, as container engines do; those that cannot be are not.
-func Flatten(ctx context.Context, layers []Layer, dirs ...string) (*Tree, error) {
+// are missing, as container engines do; those that cannot be are not. The tree is
+// to be closed: of those that take much memory there is one at a time.
+func Flatten(ctx context.Context, layers []Layer, dirs ...string) (_ *Tree, err error) {
 	if len(layers) > maxLayers {
 		return nil, tooLarge("it has %d layers", len(layers))
 	}
 	t := newTree()
 	t.wanted = make([][]*inode, len(layers))
+	result := &Tree{tree: t, layers: layers}
+	defer func() {
+		if err != nil {
+			result.Close()
+		}
+	}()
 	var unpacked, declared int64
 	for i := range layers {
 		err := readLayer(ctx, layers[i], &unpacked, func(header *tar.Header, entry int32, _ io.Reader) error {
 			if declared += max(header.Size, 0); declared > MaxSize {
 				return tooLarge("its files have more than %d GiB", int64(MaxSize)>>30)
 			}
-			return t.add(header, int32(i), entry, !layers[i].Plain)
+			if err := t.add(header, int32(i), entry, !layers[i].Plain); err != nil {
+				return err
+			}
+			return result.waitIfLarge(ctx)
 		})
 		if err == nil {
 			err = t.endLayer(int32(i))
@@ -80,7 +118,6 @@ func Flatten(ctx context.Context, layers []Layer, dirs ...string) (*Tree, error)
 			return nil, err
 		}
 	}
-	result := &Tree{tree: t, layers: layers}
 	t.walk(func(d *dentry) {
 		result.Entries++
 		if d.ino.first == nil {

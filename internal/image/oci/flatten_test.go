@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -37,6 +39,7 @@ func flat(t *testing.T, layers ...Layer) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer tree.Close()
 	var b bytes.Buffer
 	if err := tree.WriteTar(t.Context(), &b); err != nil {
 		return nil, err
@@ -253,7 +256,11 @@ func FuzzFlatten(f *testing.F) {
 	f.Fuzz(func(t *testing.T, lower, upper []byte) {
 		layers := []Layer{layerOf(lower), layerOf(upper)}
 		tree, err := Flatten(t.Context(), layers)
-		if err != nil || tree.Size > 1<<20 {
+		if err != nil {
+			return
+		}
+		defer tree.Close()
+		if tree.Size > 1<<20 {
 			return
 		}
 		var b bytes.Buffer
@@ -336,7 +343,7 @@ func heapOf(tb testing.TB, n int) int {
 	var stats runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&stats)
-	runtime.KeepAlive(tree)
+	tree.Close()
 	return int(stats.HeapAlloc)
 }
 
@@ -346,6 +353,62 @@ func TestMemory(t *testing.T) {
 	if got := perFile(t); got > most {
 		t.Errorf("%d bytes a file are in memory, want at most %d", got, most)
 	}
+}
+
+// asked is a context that tells when somebody waits for its end.
+type asked struct {
+	context.Context
+	waits func()
+}
+
+func (a asked) Done() <-chan struct{} {
+	a.waits()
+	return a.Context.Done()
+}
+
+// TestTurns does not run beside others: none but its own trees are large.
+func TestTurns(t *testing.T) {
+	many := stream(func(w *tar.Writer) error {
+		for i := range maxSmall/costFile + 1 {
+			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("%d/%d", i/1000, i)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	first, err := Flatten(t.Context(), []Layer{many})
+	if err != nil {
+		t.Fatal(err)
+	}
+	small, err := Flatten(t.Context(), []Layer{layerOf(ocitest.Pack(t, "f a one"))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer small.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if tree, err := Flatten(asked{ctx, cancel}, []Layer{many}); !errors.Is(err, context.Canceled) {
+		t.Fatalf("beside a large tree: %v, %v", tree, err)
+	}
+	first.Close()
+	failed := errors.New("no more")
+	broken := many
+	broken.Open = func() (io.ReadCloser, error) {
+		r, err := many.Open()
+		return struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(io.LimitReader(r, maxSmall/costFile*512), iotest.ErrReader(failed)), r}, err
+	}
+	if _, err := Flatten(t.Context(), []Layer{broken}); !errors.Is(err, failed) {
+		t.Fatalf("of a layer that breaks off: %v", err)
+	}
+	last, err := Flatten(t.Context(), []Layer{many})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last.Close()
+	last.Close() // is nothing
 }
 
 func BenchmarkFlatten(b *testing.B) {
@@ -432,7 +495,9 @@ func FuzzImport(f *testing.F) {
 			return
 		}
 		// What its layers have is for FuzzFlatten.
-		_, _ = Flatten(t.Context(), image.Layers)
+		if tree, err := Flatten(t.Context(), image.Layers); err == nil {
+			tree.Close()
+		}
 		if err := image.Close(); err != nil {
 			t.Error(err)
 		}

@@ -22,6 +22,9 @@ const (
 	costName  = 3 // a byte
 	costLink  = 64
 	costXattr = 160
+	// maxSmall is how much of that, in bytes, any number of images may take at
+	// once: those of some 80,000 files. Those that take more take turns.
+	maxSmall = 16 << 20
 	// maxSteps bounds the work to find the places of entries, which links to
 	// directories can blow up.
 	maxSteps = 400_000_000
