@@ -2,8 +2,9 @@ package ext4
 
 import (
 	"bufio"
-	"errors"
 	"os"
+
+	"banger/internal/tempfile"
 )
 
 // table keeps inodes, which begin with number 1, in a file without a name until
@@ -15,12 +16,9 @@ type table struct {
 }
 
 func newTable(dir string) (*table, error) {
-	file, err := os.CreateTemp(dir, "inodes-")
+	file, err := tempfile.Open(dir)
 	if err != nil {
 		return nil, err
-	}
-	if err := os.Remove(file.Name()); err != nil {
-		return nil, errors.Join(err, file.Close())
 	}
 	return &table{file: file, out: bufio.NewWriterSize(file, 128<<10)}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/image/oci"
 	"banger/internal/progress"
+	"banger/internal/tempfile"
 )
 
 // CheckNew tells whether an image can be made under a name, before much is done.
@@ -72,7 +73,7 @@ func (s *Store) spool(ctx context.Context, stream io.Reader, report progress.Fun
 	if err := os.MkdirAll(s.options.CacheDir, 0o700); err != nil {
 		return nil, err
 	}
-	file, err := oci.Unnamed(s.options.CacheDir)
+	file, err := tempfile.Open(s.options.CacheDir)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
+
+	"banger/internal/tempfile"
 )
 
 // Unpack unpacks and verifies layers that are compressed, side by side, into
@@ -77,7 +79,7 @@ func (l Layer) unpack(ctx context.Context, budget *atomic.Int64, dir string) (_ 
 	if !in.compressed {
 		return nil, nil //nolint:nilnil // as is said above
 	}
-	file, err := Unnamed(dir)
+	file, err := tempfile.Open(dir)
 	if err != nil {
 		return nil, nil //nolint:nilnil,nilerr // what needs the directory will tell
 	}

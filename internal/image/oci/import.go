@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"banger/internal/streams"
+	"banger/internal/tempfile"
 )
 
 // Import opens an image on disk: the directory of an OCI layout, an archive of
@@ -290,7 +291,7 @@ func unpack(ctx context.Context, file *os.File, tempDir string) (_ *os.File, err
 	if err := os.MkdirAll(tempDir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make a place to unpack to: %w", err)
 	}
-	out, err := Unnamed(tempDir)
+	out, err := tempfile.Open(tempDir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a place to unpack to: %w", err)
 	}

@@ -1,4 +1,6 @@
-package oci
+// Package tempfile opens files that have no name: they go with the process that
+// has them, however it ends.
+package tempfile
 
 import (
 	"errors"
@@ -8,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Unnamed opens a new file in dir that has no name and goes with this process.
-func Unnamed(dir string) (*os.File, error) {
+// Open opens a new file without a name, to read and write, on the file system of
+// the directory dir.
+func Open(dir string) (*os.File, error) {
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	switch {
 	case err == nil:
@@ -23,7 +26,7 @@ func Unnamed(dir string) (*os.File, error) {
 
 // nameless takes the name of a new file away at once.
 func nameless(dir string) (*os.File, error) {
-	file, err := os.CreateTemp(dir, "unpacked-")
+	file, err := os.CreateTemp(dir, "unnamed-")
 	if err != nil {
 		return nil, err
 	}

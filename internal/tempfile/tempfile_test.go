@@ -1,4 +1,4 @@
-package oci
+package tempfile
 
 import (
 	"io"
@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-func TestUnnamed(t *testing.T) {
+func TestOpen(t *testing.T) {
 	t.Parallel()
-	for name, open := range map[string]func(string) (*os.File, error){"unnamed": Unnamed, "nameless": nameless} {
+	for name, open := range map[string]func(string) (*os.File, error){"unnamed": Open, "nameless": nameless} {
 		dir := t.TempDir()
 		file, err := open(dir)
 		if err != nil {
