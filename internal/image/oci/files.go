@@ -64,8 +64,8 @@ type member struct {
 // one with more is a file system.
 const maxMembers = 10_000
 
-// readMembers finds the members of an archive. It is nil for one that has too
-// many, or names a part of an image does not have.
+// readMembers finds the members of an archive, up to the first with a name that
+// no part of an image has, and not more than maxMembers.
 func readMembers(file *os.File) (*archive, error) {
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return nil, err
@@ -80,7 +80,7 @@ func readMembers(file *os.File) (*archive, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the archive: %w", err)
 		}
-		if len(a.members) >= maxMembers || len(header.Name) > maxPath {
+		if len(a.members) >= maxMembers || len(header.Name) > maxPath || len(header.Linkname) > maxPath {
 			return a, nil
 		}
 		offset, err := file.Seek(0, io.SeekCurrent)

@@ -475,6 +475,29 @@ func TestFlattenLimits(t *testing.T) {
 	}
 }
 
+// TestMembersAreBounded has names that would be in memory, each up to a MiB.
+func TestMembersAreBounded(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", maxPath+1)
+	for _, entry := range []string{"l a " + long, "h a " + long, "f x" + strings.Repeat("/x", maxPath/2) + " a"} {
+		path := filepath.Join(t.TempDir(), "image")
+		if err := os.WriteFile(path, ocitest.Pack(t, "f first x", entry, "f manifest.json []"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		members, err := readMembers(file)
+		if err != nil || len(members.members) != 1 {
+			t.Errorf("%.9s: %v, %v", entry, members, err)
+		}
+		if err := file.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func FuzzImport(f *testing.F) {
 	layer := ocitest.Pack(f, "f a one")
 	for _, parts := range [][]string{
