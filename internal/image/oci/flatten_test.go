@@ -368,9 +368,11 @@ func (a asked) Done() <-chan struct{} {
 
 // TestTurns does not run beside others: none but its own trees are large.
 func TestTurns(t *testing.T) {
+	const name = 90 // bytes
+	const count = maxSmall/(costFile+costName*name) + 1
 	many := stream(func(w *tar.Writer) error {
-		for i := range maxSmall/costFile + 1 {
-			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("%d/%d", i/1000, i)}); err != nil {
+		for i := range count {
+			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("%d/%0*d", i/1000, name, i)}); err != nil {
 				return err
 			}
 		}
@@ -398,7 +400,7 @@ func TestTurns(t *testing.T) {
 		return struct {
 			io.Reader
 			io.Closer
-		}{io.MultiReader(io.LimitReader(r, maxSmall/costFile*512), iotest.ErrReader(failed)), r}, err
+		}{io.MultiReader(io.LimitReader(r, count*512), iotest.ErrReader(failed)), r}, err
 	}
 	if _, err := Flatten(t.Context(), []Layer{broken}); !errors.Is(err, failed) {
 		t.Fatalf("of a layer that breaks off: %v", err)
