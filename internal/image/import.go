@@ -82,6 +82,12 @@ func (s *Store) pullReference(ctx context.Context, request api.Pull, guard Guard
 		return Image{}, err
 	}
 	build := func(ctx context.Context, dir string) (Manifest, error) {
+		// Somebody else may have made one meanwhile; from here on nobody does.
+		if have, err := s.objects.Get(name); err == nil {
+			if err := isOf(fromObject(have), ref); err != nil {
+				return Manifest{}, err
+			}
+		}
 		container, err := remote.Fetch(ctx, s.blobs, report)
 		if err != nil {
 			return Manifest{}, err
@@ -97,14 +103,7 @@ func (s *Store) pullReference(ctx context.Context, request api.Pull, guard Guard
 	}
 	keep := func() (string, error) { return s.objects.Keep(ctx, name) }
 	return imageOf(s.objects.Replace(ctx, name, func(publish func() error) error {
-		return guard.ReplaceImage(ctx, name, keep, func() error {
-			if have, err := s.objects.Get(name); err == nil {
-				if err := isOf(fromObject(have), ref); err != nil {
-					return err
-				}
-			}
-			return publish()
-		})
+		return guard.ReplaceImage(ctx, name, keep, publish)
 	}, build))
 }
 

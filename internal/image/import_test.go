@@ -113,6 +113,54 @@ func TestPullOfAnotherReference(t *testing.T) {
 	}
 }
 
+// TestPullsOfOneName has two references that make one name pulled at once: the
+// second is refused before it downloads, and before what the first has made is
+// kept for the VMs of it.
+func TestPullsOfOneName(t *testing.T) {
+	t.Parallel()
+	begun, asked := make(chan struct{}), make(chan struct{})
+	begin, ask := sync.OnceFunc(func() { close(begun) }), sync.OnceFunc(func() { close(asked) })
+	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		get := r.Method == http.MethodGet
+		switch {
+		case get && strings.HasPrefix(r.URL.Path, "/v2/a/b/blobs/"):
+			begin()
+			<-asked
+		case get && strings.HasPrefix(r.URL.Path, "/v2/a-b/blobs/"):
+			t.Error("the second was downloaded")
+		}
+		inner.ServeHTTP(w, r)
+		if get && strings.HasPrefix(r.URL.Path, "/v2/a-b/manifests/") {
+			ask()
+		}
+	}))
+	t.Cleanup(server.Close)
+	t.Cleanup(ask)
+	host := strings.TrimPrefix(server.URL, "http://")
+	one, other := host+"/a/b:1", host+"/a-b:1"
+	ocitest.Push(t, one, ocitest.Pack(t, "f file one"))
+	ocitest.Push(t, other, ocitest.Pack(t, "f file other"))
+	dir := t.TempDir()
+	s, err := Open(filepath.Join(dir, "images"), Options{CacheDir: filepath.Join(dir, "cache")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pulls sync.WaitGroup
+	pulls.Go(func() {
+		defer begin() // or it failed before
+		if _, err := s.PullReference(t.Context(), api.Pull{Name: one}, inUse{t}, progress.Discard); err != nil {
+			t.Error(err)
+		}
+	})
+	<-begun
+	_, err = s.PullReference(t.Context(), api.Pull{Name: other}, inUse{t}, progress.Discard)
+	if told, ok := errors.AsType[*api.Error](err); !ok || told.Kind != api.KindExists || !strings.Contains(told.Message, one) {
+		t.Errorf("the second: %v", err)
+	}
+	pulls.Wait()
+}
+
 // TestPullOfWhatWasImported has an archive whose image has a short reference.
 func TestPullOfWhatWasImported(t *testing.T) {
 	t.Parallel()
