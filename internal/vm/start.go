@@ -455,9 +455,12 @@ func (m *Manager) forget(ctx context.Context, e *entry, machine vmm.Machine) (na
 		e.forwarding.Close()
 		e.forwarding = nil
 	}
-	// An operation that is in the middle of a start ends that itself.
-	if err := m.changeLocked(ctx, e, func(r *store.VM) { r.Handle, r.Started = nil, nil }); err != nil {
-		m.log.ErrorContext(ctx, "cannot record the end of a VM", "vm", e.record.Name, "error", err)
+	// An operation that is in the middle of a start ends that itself. The record
+	// of a VM that is being deleted goes as a whole.
+	if e.record.Pending != store.PendingDelete {
+		if err := m.changeLocked(ctx, e, func(r *store.VM) { r.Handle, r.Started = nil, nil }); err != nil {
+			m.log.ErrorContext(ctx, "cannot record the end of a VM", "vm", e.record.Name, "error", err)
+		}
 	}
 	dir := m.config.Dirs.Run(e.record.ID)
 	if err := os.Rename(dir, dir+graveSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
