@@ -26,6 +26,7 @@ type options struct {
 	initramfs  string
 	root, home string // disks, neither of which is changed
 	memory     int    // MiB
+	counting   bool   // its clock counts instructions: see [TestSpeed]
 	keep       bool   // running when this process ends
 }
 
@@ -49,20 +50,24 @@ func start(ctx context.Context, o options) (_ *host, err error) {
 		}
 	}
 	h := &host{dir: o.dir, done: make(chan struct{})}
-	args := []string{
+	args := []string{"-accel", "tcg,thread=multi,tb-size=512"}
+	if o.counting {
+		args = []string{"-accel", "tcg,thread=single,tb-size=1024", "-icount", "shift=0,sleep=on"}
+	}
+	args = append(args,
 		// The extended leaves that processors with svm have; "max" ends
 		// before them, and Firecracker copies what it finds there.
-		"-M", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,+svm,xlevel=0x8000001e,la57=off",
+		"-M", "q35", "-cpu", "max,+svm,xlevel=0x8000001e,la57=off",
 		// One CPU: KVM patches the kernel's code with each first and last VM,
 		// and QEMU's emulation of several CPUs loses that now and then.
 		"-smp", "1", "-m", fmt.Sprintf("%dM", o.memory), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", o.kernel.Vmlinux(), "-initrd", o.initramfs,
 		"-append", "console=ttyS0 quiet reboot=t panic=-1 mitigations=off random.trust_cpu=on cryptomgr.notests",
-		"-serial", "file:" + h.console(),
-		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,server=on,wait=off,path=" + h.socket(),
-		"-device", "virtserialport,nr=1,chardev=agent,name=" + wire.SerialPort,
+		"-serial", "file:"+h.console(),
+		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,server=on,wait=off,path="+h.socket(),
+		"-device", "virtserialport,nr=1,chardev=agent,name="+wire.SerialPort,
 		"-device", "virtio-rng-pci",
-	}
+	)
 	add := func(path, more string) {
 		id := fmt.Sprintf("d%d", len(args))
 		args = append(args, "-drive", "if=none,format=raw,id="+id+",file="+path+more, "-device", "virtio-blk-pci,drive="+id)

@@ -54,6 +54,21 @@ func TestLab(t *testing.T) {
 	if os.Getenv("BANGER_LAB") == "" {
 		t.Skip("SKIPPED: the lab takes minutes; set BANGER_LAB=1, or run: make lab")
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	l := open(ctx, t)
+	for _, scenario := range scenarios {
+		t.Run(scenario.name, func(t *testing.T) {
+			if err := l.play(ctx, t, scenario); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// open returns a lab that ends with the test.
+func open(ctx context.Context, t *testing.T) *lab {
+	t.Helper()
 	// Many an ordinary user's PATH is without the programs for administrators,
 	// mke2fs among them.
 	t.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
@@ -70,24 +85,16 @@ func TestLab(t *testing.T) {
 		fmt.Fprintf(os.Stdout, "\n==== NOT TESTED: %s\n", message)
 		t.Skip(message)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
 	l, err := newLab(ctx, t.TempDir(), firecracker)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	t.Cleanup(func() {
 		if !l.options.keep {
 			l.down()
 		}
-	}()
-	for _, scenario := range scenarios {
-		t.Run(scenario.name, func(t *testing.T) {
-			if err := l.play(ctx, t, scenario); err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	})
+	return l
 }
 
 // findFirecracker returns the binary to test: BANGER_TEST_FIRECRACKER, else

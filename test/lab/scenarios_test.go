@@ -30,7 +30,6 @@ var scenarios = []scenario{
 	{"OtherVMM", 10 * time.Minute, otherVMM},
 	{"Ten", 10 * time.Minute, ten},
 	{"Ends", 8 * time.Minute, ends},
-	{"Speed", 20 * time.Minute, speed},
 	{"Bridge", 8 * time.Minute, bridge},
 	{"NothingLeft", 5 * time.Minute, nothingLeft},
 }
