@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -42,6 +43,9 @@ const AgentName = "@banger-agent"
 // FinalName is argv[0] of the guest's last program: systemd-shutdown runs
 // /run/initramfs/shutdown, where the initramfs is.
 const FinalName = "/shutdown"
+
+// oldRoot is where systemd-shutdown puts the root that it leaves.
+const oldRoot = "/oldroot"
 
 // Lines on the link between the first process and the agent, its descriptor
 // LinkFD.
@@ -82,7 +86,7 @@ func run() error {
 	if err := loadModules("/modules"); err != nil {
 		return err
 	}
-	if err := os.Symlink("init", FinalName); err != nil {
+	if err := prepareFinal("/"); err != nil {
 		return fmt.Errorf("cannot prepare the shutdown: %w", err)
 	}
 	if err := mountRoot(); err != nil {
@@ -121,6 +125,16 @@ func run() error {
 		return fmt.Errorf("cannot run %q: %w", initPath, err)
 	}
 	return nil
+}
+
+// prepareFinal makes what systemd-shutdown needs in the initramfs: the program,
+// and the place for the root. It would make the latter itself, but has mounted
+// the initramfs read-only by then; without it, newer ones do not get here.
+func prepareFinal(initramfs string) error {
+	if err := os.Symlink("init", filepath.Join(initramfs, FinalName)); err != nil {
+		return err
+	}
+	return os.Mkdir(filepath.Join(initramfs, oldRoot), 0o755)
 }
 
 // startAgent starts this program again as the agent.

@@ -76,6 +76,21 @@ func TestFindInit(t *testing.T) {
 	}
 }
 
+// systemd-shutdown finds all that it needs: it can make nothing by then.
+func TestPrepareFinal(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := prepareFinal(dir); err != nil {
+		t.Fatal(err)
+	}
+	if to, err := os.Readlink(filepath.Join(dir, "shutdown")); err != nil || to != "init" {
+		t.Errorf("shutdown leads to %q, %v", to, err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "oldroot")); err != nil || !info.IsDir() {
+		t.Errorf("there is no directory oldroot: %v", err)
+	}
+}
+
 func TestMaskUnits(t *testing.T) {
 	t.Parallel()
 	const kmod, udev = "kmod-static-nodes.service", "serial-getty@ttyS0.service"
