@@ -19,6 +19,7 @@ import (
 	"banger/internal/objects"
 	"banger/internal/progress"
 	"banger/internal/space"
+	"banger/internal/sparse"
 	"banger/internal/streams"
 )
 
@@ -179,40 +180,13 @@ func (r *reader) unpack(ctx context.Context, part objects.Part, dir string) (err
 	defer func() { err = errors.Join(err, file.Close()) }()
 	hash := sha256.New()
 	// The context is looked at here too: holes of a sparse entry are read from nothing.
-	if _, err := io.CopyBuffer(io.MultiWriter(hash, &sparseWriter{file: file}), streams.Until(ctx, r.tar), make([]byte, 1<<20)); err != nil {
+	if _, err := io.CopyBuffer(io.MultiWriter(hash, sparse.NewWriter(file)), streams.Until(ctx, r.tar), make([]byte, 1<<20)); err != nil {
 		return fmt.Errorf("cannot unpack %q: %w", part.Path, err)
 	}
 	if digest := hex.EncodeToString(hash.Sum(nil)); digest != part.SHA256 {
 		return fmt.Errorf("the digest of its %q is %s and should be %s", part.Path, digest, part.SHA256)
 	}
 	return file.Truncate(part.Size)
-}
-
-// sparseWriter leaves holes where there are only zeros. The length of the file
-// is for others to set.
-type sparseWriter struct {
-	file   *os.File
-	offset int64
-}
-
-// hole is the least that a hole may have: a block of most file systems.
-const hole = 4096
-
-var zeros [hole]byte
-
-func (w *sparseWriter) Write(p []byte) (int, error) {
-	for done := 0; done < len(p); {
-		// Up to where blocks begin in the file, then in whole blocks.
-		n := min(len(p)-done, hole-int(w.offset%hole))
-		if block := p[done : done+n]; string(block) != string(zeros[:n]) {
-			if _, err := w.file.WriteAt(block, w.offset); err != nil {
-				return done, err
-			}
-		}
-		done += n
-		w.offset += int64(n)
-	}
-	return len(p), nil
 }
 
 // explain tells the user what went wrong.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -278,6 +279,38 @@ func TestMemory(t *testing.T) {
 	const most = 48
 	if got := perFile(t); got > most {
 		t.Errorf("%d bytes a file are in memory, want at most %d", got, most)
+	}
+}
+
+// TestHoles has a large file of zeros take no room on the host's disk.
+func TestHoles(t *testing.T) {
+	t.Parallel()
+	const size = 64 << 20
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := w.WriteHeader(&tar.Header{Name: "zeros", Typeflag: tar.TypeReg, Mode: 0o644, Size: size}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "fs")
+	if err := Write(path, &b, MaxSize); err != nil {
+		t.Fatal(err)
+	}
+	check(t, path)
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if on := info.Sys().(*syscall.Stat_t).Blocks * 512; info.Size() < size || on > 1<<20 {
+		t.Errorf("%d bytes, of which %d are on the disk", info.Size(), on)
+	}
+	if got := run(t, "debugfs", "-R", "cat /zeros", path); strings.Count(got, "\x00") != size { // and debugfs says who it is
+		t.Errorf("the file has %d zeros", strings.Count(got, "\x00"))
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"banger/internal/sparse"
 )
 
 const (
@@ -43,7 +45,7 @@ func newWriter(file *os.File, limit int64) (*writer, error) {
 		return nil, err
 	}
 	w := &writer{
-		file: file, out: bufio.NewWriterSize(file, 1<<20), limit: limit, inodes: inodes,
+		file: file, out: bufio.NewWriterSize(sparse.NewWriter(file), 1<<20), limit: limit, inodes: inodes,
 		links: map[uint32]uint32{}, unused: map[int64]bool{},
 	}
 	if err := w.begin(); err != nil {
@@ -332,6 +334,9 @@ func (w *writer) finish() error {
 		return err
 	}
 	if _, err := w.inodes.file.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	if _, err := w.file.Seek(w.pos, io.SeekStart); err != nil {
 		return err
 	}
 	if _, err := io.Copy(w.file, w.inodes.file); err != nil {
