@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"banger/internal/api"
@@ -52,7 +53,7 @@ func run() error {
 	case len(os.Args) > 1: // no daemon for who only asks
 		return &api.Error{
 			Kind:    api.KindUsage,
-			Message: fmt.Sprintf("does not know the argument %q: it is banger's daemon, started by banger and not by hand", os.Args[1]),
+			Message: fmt.Sprintf("does not know the arguments %q: it is banger's daemon, started by banger and not by hand", strings.Join(os.Args[1:], " ")),
 			Hint:    "banger --help",
 		}
 	}
