@@ -344,32 +344,37 @@ func eachModule(ctx context.Context, from tree, found contents, tw *tar.Writer, 
 	})
 }
 
-// inArchive is the tree in a tar archive. Entries outside of the root are an
-// error.
+// inArchive is the tree in a tar archive.
 func inArchive(archive io.ReadSeeker) tree {
 	return func(ctx context.Context, f func(name string, header *tar.Header, r io.Reader) error) error {
 		if _, err := archive.Seek(0, io.SeekStart); err != nil {
 			return err
 		}
-		reader := tar.NewReader(bufio.NewReaderSize(archive, 1<<20))
-		for {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			header, err := reader.Next()
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			name := path.Clean(header.Name)
-			if !filepath.IsLocal(name) {
-				return fmt.Errorf("it has an entry with the name %q", header.Name)
-			}
-			if err := f(name, header, reader); err != nil {
-				return err
-			}
+		return eachEntry(ctx, bufio.NewReaderSize(archive, 1<<20), f)
+	}
+}
+
+// eachEntry calls f for every entry of a tar archive, with its name cleaned and
+// relative to the root. One outside of the root is an error.
+func eachEntry(ctx context.Context, archive io.Reader, f func(name string, header *tar.Header, r io.Reader) error) error {
+	reader := tar.NewReader(archive)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		header, err := reader.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		name := path.Clean(header.Name)
+		if !filepath.IsLocal(name) {
+			return fmt.Errorf("it has an entry with the name %q", header.Name)
+		}
+		if err := f(name, header, reader); err != nil {
+			return err
 		}
 	}
 }

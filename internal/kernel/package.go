@@ -71,7 +71,7 @@ func unpackPackage(ctx context.Context, from, to string) (_ Source, err error) {
 		return Source{}, err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	if err := extract(&boundedReader{archive, maxPackage}, root); err != nil {
+	if err := extract(ctx, &boundedReader{archive, maxPackage}, root); err != nil {
 		return Source{}, err
 	}
 	return packageSource(control, []byte(hex.EncodeToString(hash.Sum(nil)))), nil
@@ -80,23 +80,11 @@ func unpackPackage(ctx context.Context, from, to string) (_ Source, err error) {
 // extract writes the files of a kernel that are in an archive, and reads that to
 // its end. Directories and files have modes that let their owner remove them,
 // and links are left out, so that nothing leads out of the root.
-func extract(archive io.Reader, root *os.Root) error {
-	reader, left := tar.NewReader(archive), int64(maxPackage)
-	for files := 0; ; {
-		header, err := reader.Next()
-		if errors.Is(err, io.EOF) {
-			_, err := io.Copy(io.Discard, archive) // the program's failure is there
-			return err
-		}
-		if err != nil {
-			return err
-		}
-		name := path.Clean(header.Name)
-		if !filepath.IsLocal(name) {
-			return fmt.Errorf("it has an entry with the name %q", header.Name)
-		}
+func extract(ctx context.Context, archive io.Reader, root *os.Root) error {
+	files, left := 0, int64(maxPackage)
+	err := eachEntry(ctx, archive, func(name string, header *tar.Header, r io.Reader) error {
 		if header.Typeflag != tar.TypeReg || !ofKernel(name) {
-			continue
+			return nil
 		}
 		if files++; files > maxPackageFiles {
 			return fmt.Errorf("it has more than %d files", maxPackageFiles)
@@ -104,10 +92,13 @@ func extract(archive io.Reader, root *os.Root) error {
 		if left -= header.Size; left < 0 { // of sparse files too, of which little is in the archive
 			return errPackageSize
 		}
-		if err := extractFile(reader, header, name, root); err != nil {
-			return err
-		}
+		return extractFile(r, header, name, root)
+	})
+	if err != nil {
+		return err
 	}
+	_, err = io.Copy(io.Discard, archive) // the program's failure is there
+	return err
 }
 
 func ofKernel(name string) bool {

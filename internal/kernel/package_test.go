@@ -150,7 +150,7 @@ func TestExtract(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer root.Close()
-			err = extract(&archive, root)
+			err = extract(t.Context(), &archive, root)
 			if test.fails == "" && err != nil || test.fails != "" && (err == nil || !strings.Contains(err.Error(), test.fails)) {
 				t.Errorf("error %v, want %q", err, test.fails)
 			}
@@ -190,7 +190,7 @@ func FuzzExtractPackage(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer root.Close()
-		_ = extract(bytes.NewReader(archive), root) // mostly it is damaged
+		_ = extract(t.Context(), bytes.NewReader(archive), root) // mostly it is damaged
 		if err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 			if err == nil && !entry.IsDir() && !entry.Type().IsRegular() {
 				t.Errorf("%q is %v", path, entry.Type())
