@@ -74,13 +74,14 @@ func TestPullOfAMovedTag(t *testing.T) {
 	}
 }
 
-// TestPullOfAnotherReference has two references that make one name.
-func TestPullOfAnotherReference(t *testing.T) {
-	t.Parallel()
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+// twoOfOneName returns a store, and two references to a registry whose images
+// would have one name in it.
+func twoOfOneName(t *testing.T, registry http.Handler) (_ *Store, one, other string) {
+	t.Helper()
+	server := httptest.NewServer(registry)
 	t.Cleanup(server.Close)
 	host := strings.TrimPrefix(server.URL, "http://")
-	one, other := host+"/a/b:1", host+"/a-b:1"
+	one, other = host+"/a/b:1", host+"/a-b:1"
 	ocitest.Push(t, one, ocitest.Pack(t, "f file one"))
 	ocitest.Push(t, other, ocitest.Pack(t, "f file other"))
 	dir := t.TempDir()
@@ -88,6 +89,13 @@ func TestPullOfAnotherReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s, one, other
+}
+
+// TestPullOfAnotherReference has two references that make one name.
+func TestPullOfAnotherReference(t *testing.T) {
+	t.Parallel()
+	s, one, other := twoOfOneName(t, registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	first, err := s.Pull(t.Context(), one, progress.Discard)
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +129,7 @@ func TestPullsOfOneName(t *testing.T) {
 	begun, asked := make(chan struct{}), make(chan struct{})
 	begin, ask := sync.OnceFunc(func() { close(begun) }), sync.OnceFunc(func() { close(asked) })
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s, one, other := twoOfOneName(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		get := r.Method == http.MethodGet
 		switch {
 		case get && strings.HasPrefix(r.URL.Path, "/v2/a/b/blobs/"):
@@ -135,17 +143,7 @@ func TestPullsOfOneName(t *testing.T) {
 			ask()
 		}
 	}))
-	t.Cleanup(server.Close)
 	t.Cleanup(ask)
-	host := strings.TrimPrefix(server.URL, "http://")
-	one, other := host+"/a/b:1", host+"/a-b:1"
-	ocitest.Push(t, one, ocitest.Pack(t, "f file one"))
-	ocitest.Push(t, other, ocitest.Pack(t, "f file other"))
-	dir := t.TempDir()
-	s, err := Open(filepath.Join(dir, "images"), Options{CacheDir: filepath.Join(dir, "cache")})
-	if err != nil {
-		t.Fatal(err)
-	}
 	var pulls sync.WaitGroup
 	pulls.Go(func() {
 		defer begin() // or it failed before
@@ -154,7 +152,7 @@ func TestPullsOfOneName(t *testing.T) {
 		}
 	})
 	<-begun
-	_, err = s.PullReference(t.Context(), api.Pull{Name: other}, inUse{t}, progress.Discard)
+	_, err := s.PullReference(t.Context(), api.Pull{Name: other}, inUse{t}, progress.Discard)
 	if told, ok := errors.AsType[*api.Error](err); !ok || told.Kind != api.KindExists || !strings.Contains(told.Message, one) {
 		t.Errorf("the second: %v", err)
 	}
