@@ -88,13 +88,17 @@ func credentialsIn(path string, target authn.Resource) (authn.Authenticator, err
 	return authn.Anonymous, nil
 }
 
+// shortDefault is the registry that a reference without one means, as podman
+// calls it.
+var shortDefault = strings.TrimPrefix(name.DefaultRegistry, "index.")
+
 // podmanKeys are what credentials for a repository may be stored under: its
 // name, and that of each namespace that it is in, up to the registry.
 func podmanKeys(target authn.Resource) []string {
 	var keys []string
 	key, isDefault := strings.CutPrefix(target.String(), name.DefaultRegistry)
 	if isDefault {
-		key = "docker.io" + key
+		key = shortDefault + key
 	}
 	for ; key != ""; key = key[:max(0, strings.LastIndexByte(key, '/'))] {
 		keys = append(keys, key)

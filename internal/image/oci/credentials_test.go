@@ -69,13 +69,13 @@ func TestCredentials(t *testing.T) {
 
 	want("nobody has logged in", map[string]string{"alpine": "", "a.example/team/tool": ""})
 	login(".docker/config.json", "docker", "a.example")
-	login("run/containers/auth.json", "podman", "a.example", "b.example", "docker.io")
+	login("run/containers/auth.json", "podman", "a.example", "b.example", strings.TrimPrefix(name.DefaultRegistry, "index."))
 	login("config/containers/auth.json", "configured", "b.example", "c.example", "c.example/team")
 	want("both have", map[string]string{
 		"a.example/team/tool": "docker", "b.example/team/tool": "podman", "alpine": "podman",
 		"c.example/tool": "configured", "c.example/team/tool": "configured", "d.example/tool": "", "b.example:5000/tool": "",
 	})
-	login("run/containers/auth.json", "namespace", "b.example/team", "https://index.docker.io/v1/")
+	login("run/containers/auth.json", "namespace", "b.example/team", authn.DefaultAuthKey)
 	want("for a namespace", map[string]string{
 		"b.example/team/tool": "namespace", "b.example/team/deep/tool": "namespace", "b.example/teams": "configured", "alpine": "namespace",
 	})
