@@ -56,8 +56,10 @@ func start(ctx context.Context, o options) (_ *host, err error) {
 	}
 	args = append(args,
 		// The extended leaves that processors with svm have; "max" ends
-		// before them, and Firecracker copies what it finds there.
-		"-M", "q35", "-cpu", "max,+svm,xlevel=0x8000001e,la57=off",
+		// before them, and Firecracker copies what it finds there. Without
+		// fast string instructions, which emulation does byte by byte, a page
+		// is cleared eight bytes at a time: nearer to what a processor does.
+		"-M", "q35", "-cpu", "max,+svm,xlevel=0x8000001e,la57=off,erms=off,fsrm=off",
 		// One CPU: KVM patches the kernel's code with each first and last VM,
 		// and QEMU's emulation of several CPUs loses that now and then.
 		"-smp", "1", "-m", fmt.Sprintf("%dM", o.memory), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
