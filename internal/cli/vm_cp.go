@@ -9,13 +9,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"banger/internal/agent"
 	"banger/internal/agent/wire"
+	"banger/internal/api"
 	"banger/internal/progress"
 )
 
@@ -53,20 +53,17 @@ you here.`,
 	}
 }
 
-var guestPath = regexp.MustCompile(`^([a-z0-9][a-z0-9-]*):(.*)$`)
-
 // splitGuest takes NAME:PATH apart; ok is false for a path of this host. The
 // path is absolute, and keeps a slash or a dot at its end.
 func splitGuest(arg string) (name, file string, ok bool) {
-	match := guestPath.FindStringSubmatch(arg)
-	if match == nil {
+	name, file, ok = strings.Cut(arg, ":")
+	if !ok || api.CheckName(name) != nil {
 		return "", "", false
 	}
-	file = match[2]
 	if !strings.HasPrefix(file, "/") {
 		file = guestHome + "/" + file
 	}
-	return match[1], file, true
+	return name, file, true
 }
 
 func runVMCopy(ctx context.Context, a *app, source, destination string) error {

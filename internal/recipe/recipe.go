@@ -136,16 +136,18 @@ func parse(name string, data []byte, read func(source string) ([]byte, error)) (
 	return r, nil
 }
 
-var (
-	image  = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$`) // a name, or a reference to a registry
-	object = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]*$`)
-	suite  = regexp.MustCompile(`^[a-z]+$`)
-	line   = regexp.MustCompile(`^[^\x00-\x1f\x7f]{1,200}$`)
-	debian = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]*(=[A-Za-z0-9.+:~-]+)?$`)
+// They are compiled when used: this is in the program that starts with every
+// command.
+const (
+	image  = `^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$` // a name, or a reference to a registry
+	object = `^[a-zA-Z0-9][a-zA-Z0-9._-]*$`
+	suite  = `^[a-z]+$`
+	line   = `^[^\x00-\x1f\x7f]{1,200}$`
+	debian = `^[a-z0-9][a-z0-9.+-]*(=[A-Za-z0-9.+:~-]+)?$`
 )
 
-func optional(pattern *regexp.Regexp, value string) error {
-	if value == "" || pattern.MatchString(value) {
+func optional(pattern, value string) error {
+	if value == "" || regexp.MustCompile(pattern).MatchString(value) {
 		return nil
 	}
 	return fmt.Errorf("%q is not allowed", value)
@@ -166,8 +168,9 @@ func setBase(to *string, written recipe) error {
 }
 
 func checkPackages(names []string) error {
+	pattern := regexp.MustCompile(debian)
 	for _, name := range names {
-		if !debian.MatchString(name) {
+		if !pattern.MatchString(name) {
 			return fmt.Errorf("%q is no package", name)
 		}
 	}

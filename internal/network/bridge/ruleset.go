@@ -33,7 +33,7 @@ func ruleset(s Settings, attached []netip.Prefix) (string, error) {
 		}
 	}
 	var text strings.Builder
-	if err := rulesetTemplate.Execute(&text, data); err != nil {
+	if err := template.Must(template.New("ruleset").Parse(rules)).Execute(&text, data); err != nil {
 		return "", fmt.Errorf("cannot write the firewall rules: %w", err)
 	}
 	return text.String(), nil
@@ -50,7 +50,7 @@ func destination(rule policy.Rule) string {
 	return fmt.Sprintf("ip daddr %v %s", rule.Prefix, verdict)
 }
 
-var rulesetTemplate = template.Must(template.New("ruleset").Parse(`# Made by banger network setup.
+const rules = `# Made by banger network setup.
 add table inet {{.Table}}
 delete table inet {{.Table}}
 add table netdev {{.Table}}
@@ -117,4 +117,4 @@ table inet {{.Table}} {
 		ip saddr {{.Network}} ip saddr != {{.Gateway}} oifname != "{{.Bridge}}" masquerade
 	}
 }
-`))
+`
