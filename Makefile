@@ -20,7 +20,7 @@ export CGO_ENABLED = 0
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 20
 
-build: ## build the three programs, manual pages and completion into bin/
+build: ## build the four programs, manual pages and completion into bin/
 	go build -trimpath -buildvcs=false -ldflags '$(ldflags)' -o bin/ ./cmd/...
 	rm -rf bin/man bin/completion
 	mkdir bin/completion
@@ -55,7 +55,7 @@ lint: ## go vet, and golangci-lint where it is installed
 install: build ## install under PREFIX (default ~/.local)
 	install -d '$(bindir)' '$(libdir)'
 	install -m 0755 bin/banger bin/bangerd '$(bindir)'
-	install -m 0755 bin/banger-vsock-agent '$(libdir)'
+	install -m 0755 bin/banger-shim bin/banger-vsock-agent '$(libdir)'
 	install -d '$(sharedir)/man/man1' '$(sharedir)/bash-completion/completions' '$(sharedir)/zsh/site-functions' '$(sharedir)/fish/vendor_completions.d'
 	install -m 0644 bin/man/*.1 '$(sharedir)/man/man1'
 	install -m 0644 bin/completion/bash '$(sharedir)/bash-completion/completions/banger'

@@ -1,6 +1,5 @@
 // Bangerd is banger's daemon. It is started by banger when it is needed, without
-// an argument; with "doctor" it only looks at the host, with "network" it is the
-// network of one VM, with "launch" it confines itself and becomes the VMM of one.
+// an argument; with "doctor" it only looks at the host.
 package main
 
 import (
@@ -16,8 +15,6 @@ import (
 	"banger/internal/api"
 	"banger/internal/daemon"
 	"banger/internal/doctor/host"
-	"banger/internal/network/usernet"
-	"banger/internal/vmm/launch"
 )
 
 func main() {
@@ -34,9 +31,6 @@ func main() {
 }
 
 func run() error {
-	if len(os.Args) > 1 && os.Args[1] == launch.Subcommand { // first: a VM waits for it
-		return launch.Main()
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	executable, err := os.Executable()
@@ -46,8 +40,6 @@ func run() error {
 	switch {
 	case err != nil:
 		return err
-	case len(os.Args) > 1 && os.Args[1] == usernet.Subcommand:
-		return usernet.Main(os.Args[2:])
 	case len(os.Args) == 2 && os.Args[1] == "doctor":
 		return host.Report(ctx, os.Getenv, executable, os.Stdout)
 	case len(os.Args) > 1: // no daemon for who only asks

@@ -15,7 +15,6 @@ import (
 	"banger/internal/api"
 	"banger/internal/config"
 	"banger/internal/network/bridge"
-	"banger/internal/network/policy"
 	"banger/internal/network/resolved"
 	"banger/internal/paths"
 )
@@ -83,7 +82,7 @@ func runNetworkSetup(ctx context.Context, a *app, o networkSetupOptions) error {
 	if err != nil {
 		return fmt.Errorf("cannot understand the id of user %q: %w", owner.Username, err)
 	}
-	wanted := bridge.Settings{User: owner.Username, UID: uid, TAPs: o.taps, Policy: policy.From(settings.Network), DNSPort: settings.DNSPort}
+	wanted := bridge.Settings{User: owner.Username, UID: uid, TAPs: o.taps, Policy: settings.Network, DNSPort: settings.DNSPort}
 	if err := bridge.Setup(ctx, bridge.ThisHost(), wanted, executable, warn); err != nil {
 		return err
 	}
@@ -257,11 +256,10 @@ func networkRows(status bridge.Status) [][]cell {
 	if status.Boot {
 		boot = "systemd sets it up again"
 	}
-	access := config.NetworkAccess{Host: status.Policy.Host, LAN: status.Policy.LAN, Guests: status.Policy.Guests, Allow: status.Policy.Allow}
 	rows := [][]cell{
 		{text("bridge"), text(status.Bridge + ", " + status.Address)},
 		{text("user"), text(status.User)},
-		{text("guests reach"), text(access.String())},
+		{text("guests reach"), text(status.Policy.String())},
 		{text("TAP devices"), text(fmt.Sprintf("%d, in use: %s", status.TAPs, orDash(strings.Join(status.InUse, ", "))))},
 		{text("at boot"), text(boot)},
 	}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"banger/internal/network/policy"
 	"banger/internal/paths"
 	"banger/internal/regular"
 	"banger/internal/size"
@@ -45,7 +46,7 @@ type Config struct {
 	// NetworkMode is how guests are connected: "auto", "user" or "bridge".
 	NetworkMode string
 	// Network is what guests may reach.
-	Network NetworkAccess
+	Network policy.Policy
 	// TrustedKeys are whose signatures of bundles count.
 	TrustedKeys []ssh.PublicKey
 	// HostEnvironment is what guests get of this host's own.

@@ -3,37 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 )
-
-// NetworkAccess is what guests may reach beyond the internet. Its zero value
-// is nothing.
-type NetworkAccess struct {
-	// Host opens the host's own services, LAN private addresses and the
-	// networks that the host is attached to, Guests the other VMs on the
-	// bridge.
-	Host, LAN, Guests bool
-	// Allow opens IPv4 networks that would be refused without it.
-	Allow []netip.Prefix
-}
-
-// String says what is open, for people.
-func (n NetworkAccess) String() string {
-	open := []string{"the internet"}
-	if n.LAN {
-		open = append(open, "private networks")
-	}
-	for _, prefix := range n.Allow {
-		open = append(open, prefix.String())
-	}
-	if n.Host {
-		open = append(open, "this host")
-	}
-	if n.Guests {
-		open = append(open, "each other on the bridge")
-	}
-	return strings.Join(open, ", ")
-}
 
 func setBool(to, from *bool) error {
 	if from != nil {

@@ -15,7 +15,6 @@ import (
 	"banger/internal/network/bridge"
 	"banger/internal/network/dns"
 	"banger/internal/network/plan"
-	"banger/internal/network/policy"
 	"banger/internal/network/resolver"
 	"banger/internal/vm"
 	"banger/internal/vmm"
@@ -31,7 +30,7 @@ func bridgeNetwork(load func() (config.Config, error), names *guestNames) vm.Net
 			if err != nil {
 				return err
 			}
-			if err := bridge.Ready(bridge.ThisHost(), os.Getuid(), policy.From(settings.Network), addr); err != nil {
+			if err := bridge.Ready(bridge.ThisHost(), os.Getuid(), settings.Network, addr); err != nil {
 				return err
 			}
 			return names.listen()

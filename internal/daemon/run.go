@@ -23,7 +23,6 @@ import (
 	"banger/internal/kernel"
 	"banger/internal/network/bridge"
 	"banger/internal/network/plan"
-	"banger/internal/network/policy"
 	"banger/internal/network/usernet"
 	"banger/internal/paths"
 	"banger/internal/progress"
@@ -139,7 +138,8 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 		return nil, err
 	}
 	kernels := kernel.New(kernel.Options{Dir: dirs.Kernels(), CacheDir: dirs.Cache, Mirror: settings.DebianMirror, Load: load, Log: log})
-	drivers := allDrivers(dirs, settings, options.Executable, log)
+	shim := paths.Program(options.Executable, paths.Shim)
+	drivers := allDrivers(dirs, settings, shim, log)
 	agent := agentBinary(options)
 	guests := &guestNames{log: log}
 	certificates := new(hostenv.Files)
@@ -182,7 +182,7 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 			options.Files = certificates
 			return hostenv.Collect(ctx, options, environment), nil
 		},
-		Networks: []vm.Network{onBridge, userNetwork(options.Executable, load, log)},
+		Networks: []vm.Network{onBridge, userNetwork(shim, load, log)},
 		Forward:  forwarder(log),
 		Publish:  publisher(dirs, load, options.Executable),
 	})
@@ -209,23 +209,20 @@ func allDrivers(dirs paths.Dirs, settings config.Config, launcher string, log *s
 
 const kvmDevice = "/dev/kvm"
 
-// agentBinary is where `make install` puts the guests' agent, or `make build`.
+// agentBinary is the guests' agent.
 func agentBinary(options Options) string {
 	if path := options.Getenv("BANGER_AGENT"); path != "" {
 		return path
 	}
-	const name = "banger-vsock-agent"
-	dir := filepath.Dir(options.Executable)
-	installed := filepath.Join(dir, "..", "lib", "banger", name)
-	if _, err := os.Stat(installed); err == nil {
-		return installed
-	}
-	return filepath.Join(dir, name)
+	return paths.Program(options.Executable, "banger-vsock-agent")
 }
+
+// networkLimits are far from what a VM's network takes.
+var networkLimits = cgroup.Limits{MemoryBytes: 2 * usernet.MemoryGoal, Threads: 256}
 
 // userNetwork connects guests without privileges, each by a process of its
 // own. What they may reach is what the configuration says when they start.
-func userNetwork(executable string, load func() (config.Config, error), log *slog.Logger) vm.Network {
+func userNetwork(shim string, load func() (config.Config, error), log *slog.Logger) vm.Network {
 	return vm.Network{
 		Mode: vmm.NetworkStream, DNS: plan.Gateway.String(), MTU: usernet.MTU,
 		Connect: func(ctx context.Context, link vm.Link) (vmm.NIC, func() error, error) {
@@ -247,15 +244,15 @@ func userNetwork(executable string, load func() (config.Config, error), log *slo
 			}
 			socket := filepath.Join(link.RunDir, "network.sock")
 			child, err := usernet.Start(ctx, usernet.Options{
-				Executable: executable, Socket: socket, Log: link.Log, Name: link.Name, Guest: guest, Gateway: gateway,
-				Policy: policy.From(settings.Network), Relays: relays,
+				Program: shim, Socket: socket, Log: link.Log, Name: link.Name, Guest: guest, Gateway: gateway,
+				Policy: settings.Network, Relays: relays,
 			})
 			if err != nil {
 				return vmm.NIC{}, nil, err
 			}
 			// Nobody waits for that, and the process is confined without it.
 			go func() {
-				layer := cgroup.Place(context.WithoutCancel(ctx), filepath.Base(link.RunDir)+"-network", child.Identity(), usernet.Limits)
+				layer := cgroup.Place(context.WithoutCancel(ctx), filepath.Base(link.RunDir)+"-network", child.Identity(), networkLimits)
 				log.InfoContext(ctx, "the cgroup of a VM's network", "vm", link.Name, "on", layer.On, "detail", layer.Detail)
 			}()
 			go func() { // held until its end, which is when it is reaped

@@ -15,6 +15,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/network/bridge"
 	"banger/internal/network/plan"
+	"banger/internal/paths"
 	"banger/internal/size"
 	"banger/internal/space"
 	"banger/internal/ssh"
@@ -122,7 +123,11 @@ func confinement(ctx context.Context, deps Deps) []Row {
 	const check = "confinement"
 	layers, err := deps.Confinement(ctx)
 	if err != nil {
-		return []Row{fail(check, err.Error(), "no VM can start before that works")}
+		hint := "no VM can start before that works"
+		if missing, ok := errors.AsType[*paths.Error](err); ok {
+			hint = missing.Hint
+		}
+		return []Row{fail(check, err.Error(), hint)}
 	}
 	var on, off, hints []string
 	for _, layer := range layers {

@@ -160,6 +160,9 @@ func TestProblems(t *testing.T) {
 		{"no launcher", func(_ *testing.T, d *doctor.Deps) {
 			d.Confinement = func(context.Context) ([]confine.Layer, error) { return nil, broken }
 		}, "confinement", doctor.Fail, "it is broken", "no VM"},
+		{"a launcher that is missing", func(_ *testing.T, d *doctor.Deps) {
+			d.Confinement = func(context.Context) ([]confine.Layer, error) { return nil, paths.Missing("/nonexistent", nil) }
+		}, "confinement", doctor.Fail, "/nonexistent", "install"},
 		{"the bridge", func(_ *testing.T, d *doctor.Deps) { d.Bridge = func() error { return nil } }, "network", doctor.Pass, "banger0, 172.16.0.1/24", ""},
 		{"a bridge that nobody asks for", func(_ *testing.T, d *doctor.Deps) {
 			d.Bridge, d.Config.NetworkMode = func() error { return nil }, "user"

@@ -16,6 +16,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/kernel/initramfs"
+	"banger/internal/paths"
 	"banger/internal/regular"
 )
 
@@ -26,7 +27,7 @@ import (
 func (s *Store) Initramfs(ctx context.Context, kernel Kernel, agent string) (string, error) {
 	sum, err := s.hash(agent)
 	if err != nil {
-		return "", fmt.Errorf("cannot read the agent's binary: %w", err)
+		return "", fmt.Errorf("cannot read the agent's binary: %w", paths.Missing(agent, err))
 	}
 	dir := s.initramfsDir()
 	place := filepath.Join(dir, initramfsPrefix(kernel.Digest)+sum[:16]+".cpio")

@@ -26,6 +26,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/debian"
+	"banger/internal/paths"
 	"banger/internal/progress"
 	"banger/internal/tool"
 )
@@ -536,7 +537,8 @@ func TestInitramfs(t *testing.T) {
 			t.Errorf("%s: %v, want %v", path, err, want)
 		}
 	}
-	if _, err := s.Initramfs(t.Context(), kernel, agent+".none"); !errors.Is(err, fs.ErrNotExist) {
+	_, err = s.Initramfs(t.Context(), kernel, agent+".none")
+	if missing, ok := errors.AsType[*paths.Error](err); !ok || missing.Hint == "" {
 		t.Errorf("without an agent: %v", err)
 	}
 	if err := s.Delete(t.Context(), testName); err != nil {

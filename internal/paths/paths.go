@@ -1,9 +1,11 @@
 // Package paths says where banger keeps its files, following the XDG base
 // directory specification. It reads the environment once, when asked, and
-// creates nothing except in [Dirs.MakeRuntime] and [Dirs.MakeState].
+// creates nothing except in [Dirs.MakeRuntime] and [Dirs.MakeState]. It also says
+// where banger's programs are.
 package paths
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -90,6 +92,32 @@ func (d Dirs) Run(id string) string { return filepath.Join(d.Runtime, "vm", id) 
 type Error struct{ Message, Hint string }
 
 func (e *Error) Error() string { return e.Message }
+
+// Shim is the program that becomes a VMM, or a VM's network.
+const Shim = "banger-shim"
+
+// Program is a program of banger's own that users do not call, where `make
+// install` puts it, or `make build`. executable is bangerd.
+func Program(executable, name string) string {
+	dir := filepath.Dir(executable)
+	installed := filepath.Join(dir, "..", "lib", "banger", name)
+	if _, err := os.Stat(installed); err == nil {
+		return installed
+	}
+	return filepath.Join(dir, name)
+}
+
+// Missing says of an error with such a program, should it not be there, that it
+// is to be installed.
+func Missing(program string, err error) error {
+	if _, statErr := os.Stat(program); !errors.Is(statErr, fs.ErrNotExist) {
+		return err
+	}
+	return &Error{
+		Message: fmt.Sprintf("%q is not there, which is a part of banger", program),
+		Hint:    "install banger again",
+	}
+}
 
 // Make creates the directories that bangerd needs: the runtime directory as
 // [Dirs.MakeRuntime] does it, and the state directory as [Dirs.MakeState].

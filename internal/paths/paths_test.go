@@ -72,3 +72,31 @@ func TestMakeRefuses(t *testing.T) {
 		})
 	}
 }
+
+func TestProgram(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	bangerd := filepath.Join(root, "bin", "bangerd")
+	built := filepath.Join(root, "bin", Shim)
+	if got := Program(bangerd, Shim); got != built {
+		t.Errorf("built: %q, want %q", got, built)
+	}
+	installed := filepath.Join(root, "lib", "banger", Shim)
+	if err := os.MkdirAll(filepath.Dir(installed), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(installed, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := Program(bangerd, Shim); got != installed {
+		t.Errorf("installed: %q, want %q", got, installed)
+	}
+	failed := errors.New("it failed")
+	if err := Missing(installed, failed); !errors.Is(err, failed) {
+		t.Errorf("of a program that is there: %v", err)
+	}
+	missing, ok := errors.AsType[*Error](Missing(built, failed))
+	if !ok || !strings.Contains(missing.Message, built) || missing.Hint == "" {
+		t.Errorf("of a program that is not: %+v", missing)
+	}
+}

@@ -18,7 +18,6 @@ import (
 	"banger/internal/network/bridge"
 	"banger/internal/network/dns"
 	"banger/internal/network/plan"
-	"banger/internal/network/policy"
 	"banger/internal/paths"
 	"banger/internal/store"
 	"banger/internal/tool"
@@ -92,7 +91,7 @@ func Deps(dirs paths.Dirs, launcher string) (doctor.Deps, error) {
 			return hostenv.Collect(ctx, hostenv.OnThisHost(settings.HostEnvironment, plan.Gateway), hostenv.Select(os.Getenv))
 		},
 		Bridge: func() error {
-			return bridge.Ready(bridge.ThisHost(), os.Getuid(), policy.From(settings.Network), netip.Addr{})
+			return bridge.Ready(bridge.ThisHost(), os.Getuid(), settings.Network, netip.Addr{})
 		},
 		LookPath: tool.Find,
 	}, nil

@@ -8,15 +8,15 @@ import (
 	"banger/internal/doctor"
 	"banger/internal/doctor/host"
 	"banger/internal/paths"
-	"banger/internal/vmm/launch"
+	"banger/internal/vmm/launch/launcher"
 )
 
 // self is this test binary, which is the launcher as well.
 var self string
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == launch.Subcommand {
-		if err := launch.Main(); err != nil {
+	if len(os.Args) > 1 && os.Args[1] == launcher.Subcommand {
+		if err := launcher.Main(); err != nil {
 			os.Exit(1) //nolint:forbidigo // it is a program
 		}
 		return

@@ -16,7 +16,7 @@ func Report(ctx context.Context, getenv func(string) string, executable string, 
 	if err != nil {
 		return err
 	}
-	deps, err := Deps(dirs, executable)
+	deps, err := Deps(dirs, paths.Program(executable, paths.Shim))
 	if err != nil {
 		return err
 	}

@@ -6,8 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-
-	"banger/internal/config"
+	"strings"
 )
 
 // Policy says what a guest may reach beyond the internet. Its zero value is
@@ -26,9 +25,22 @@ type Policy struct {
 	Allow []netip.Prefix `json:"allow,omitempty"`
 }
 
-// From is the policy that the user's configuration asks for.
-func From(access config.NetworkAccess) Policy {
-	return Policy{Host: access.Host, LAN: access.LAN, Guests: access.Guests, Allow: access.Allow}
+// String says what is open, for people.
+func (p Policy) String() string {
+	open := []string{"the internet"}
+	if p.LAN {
+		open = append(open, "private networks")
+	}
+	for _, prefix := range p.Allow {
+		open = append(open, prefix.String())
+	}
+	if p.Host {
+		open = append(open, "this host")
+	}
+	if p.Guests {
+		open = append(open, "each other on the bridge")
+	}
+	return strings.Join(open, ", ")
 }
 
 // Equal says whether two policies allow the same.

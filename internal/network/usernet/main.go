@@ -20,7 +20,6 @@ import (
 
 	"banger/internal/network/policy"
 	"banger/internal/network/resolver"
-	"banger/internal/vmm/cgroup"
 )
 
 // ConnectTimeout is how long the process waits for its VMM.
@@ -31,13 +30,10 @@ const (
 	socketFD, readyFD = 3, 4
 
 	readyMessage = "ready\n"
-	// memoryGoal is where garbage is collected harder; connections and what
+	// MemoryGoal is where garbage is collected harder; connections and what
 	// they hold are bounded elsewhere.
-	memoryGoal = 256 << 20
+	MemoryGoal = 256 << 20
 )
-
-// Limits are far from what the process takes.
-var Limits = cgroup.Limits{MemoryBytes: 2 * memoryGoal, Threads: 256}
 
 // Main is the process that [Start] starts: the arguments are those after
 // [Subcommand]. It returns when the VM is gone, or on SIGTERM.
@@ -84,7 +80,7 @@ func prepare(args []string) (*net.UnixListener, Config, error) {
 		return nil, Config{}, fmt.Errorf("cannot listen on descriptor %d: it is not a unix socket", socketFD)
 	}
 	listener.SetUnlinkOnClose(false)
-	debug.SetMemoryLimit(memoryGoal)
+	debug.SetMemoryLimit(MemoryGoal)
 	servers := resolver.NewServers(resolver.ResolvConf, log)
 	servers.Get()
 	cfg.Resolvers = servers.Get

@@ -2,8 +2,7 @@
 // that ends the guest's TCP and UDP traffic in a TCP/IP stack of its own, and
 // carries it on with ordinary sockets of the host, to where a [policy.Policy] allows.
 //
-// [Start] runs such a process (bangerd's subcommand "network", which is
-// [Main]); [Serve] is what it does.
+// [Start] runs such a process, which is [Main]; [Serve] is what it does.
 package usernet
 
 import (

@@ -12,10 +12,11 @@ import (
 	"time"
 
 	"banger/internal/network/policy"
+	"banger/internal/paths"
 	"banger/internal/vmm/process"
 )
 
-// Subcommand is what the executable is called with, before the arguments that
+// Subcommand is what the program is called with, before the arguments that
 // go to [Main].
 const Subcommand = "network"
 
@@ -23,8 +24,8 @@ const startTimeout = 20 * time.Second
 
 // Options describe the process of one VM's network.
 type Options struct {
-	// Executable runs [Main] when its first argument is [Subcommand].
-	Executable string
+	// Program runs [Main] when its first argument is [Subcommand].
+	Program string
 	// Socket is the unix socket the VMM connects to. A stale one is replaced.
 	Socket string
 	// Log gets, at its end, what the process has to say.
@@ -77,12 +78,12 @@ func Start(ctx context.Context, options Options) (_ *process.Process, err error)
 	}
 	defer ready.Close()
 	child, err := process.Start(process.Command{
-		Path: options.Executable, Args: options.args(), Dir: "/",
+		Path: options.Program, Args: options.args(), Dir: "/",
 		Log: log, Files: []*os.File{socket, theirs},
 	})
 	theirs.Close()
 	if err != nil {
-		return nil, fmt.Errorf("cannot start the network: %w", err)
+		return nil, fmt.Errorf("cannot start the network: %w", paths.Missing(options.Program, err))
 	}
 	if err := awaitReady(ctx, ready); err != nil {
 		killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)

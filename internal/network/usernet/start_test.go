@@ -31,7 +31,7 @@ func startProcess(t *testing.T, allowed policy.Policy, open ...Relay) (*process.
 		t.Fatal(err)
 	}
 	options := Options{
-		Executable: executable, Socket: filepath.Join(dir, "network.sock"), Log: filepath.Join(dir, "log"),
+		Program: executable, Socket: filepath.Join(dir, "network.sock"), Log: filepath.Join(dir, "log"),
 		Guest: guestPrefix, Gateway: gateway, Policy: allowed, Relays: open,
 	}
 	p, err := Start(t.Context(), options)
@@ -210,7 +210,7 @@ func TestStartFails(t *testing.T) {
 	}
 	dir := t.TempDir()
 	socket := filepath.Join("/tmp", filepath.Base(dir)+strconv.Itoa(os.Getpid())+".sock")
-	_, err = Start(t.Context(), Options{Executable: executable, Socket: socket, Log: filepath.Join(dir, "log"), Guest: guestPrefix})
+	_, err = Start(t.Context(), Options{Program: executable, Socket: socket, Log: filepath.Join(dir, "log"), Guest: guestPrefix})
 	if err == nil || !strings.Contains(err.Error(), "gateway") {
 		t.Errorf("Start returns %v", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"banger/internal/vmm/firecracker/fcapi"
 	"banger/internal/vmm/kvm"
 	"banger/internal/vmm/launch"
+	"banger/internal/vmm/launch/launcher"
 	"banger/internal/vmm/netns"
 	"banger/internal/vmm/process"
 )
@@ -26,8 +27,8 @@ const Name = "firecracker"
 
 // Options of a [Driver]. KVM and Log are needed, and Launcher to boot.
 type Options struct {
-	// Launcher is an executable that runs [launch.Main] when its first
-	// argument is [launch.Subcommand].
+	// Launcher is an executable that runs [launcher.Main] when its first
+	// argument is [launcher.Subcommand].
 	Launcher string
 	// Binary overrides the search for firecracker in PATH; empty does not.
 	Binary string
@@ -146,7 +147,7 @@ func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 }
 
 // grant is what Firecracker may use: a pure function of what it is to run.
-func grant(spec vmm.Spec) launch.Grant {
+func grant(spec vmm.Spec) launcher.Grant {
 	devices := []string{kvm.Device}
 	if spec.NIC != nil {
 		devices = append(devices, netns.Device)

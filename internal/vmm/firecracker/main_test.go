@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"banger/internal/vmm/firecracker/fctest"
-	"banger/internal/vmm/launch"
+	"banger/internal/vmm/launch/launcher"
 )
 
 // Programs that are this test binary: itself, which is the launcher as well,
@@ -18,8 +18,8 @@ func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "firecracker" {
 		os.Exit(fctest.Main(os.Args[1:])) //nolint:forbidigo // it is a program
 	}
-	if len(os.Args) > 1 && os.Args[1] == launch.Subcommand {
-		fmt.Fprintln(os.Stderr, launch.Main())
+	if len(os.Args) > 1 && os.Args[1] == launcher.Subcommand {
+		fmt.Fprintln(os.Stderr, launcher.Main())
 		os.Exit(1) //nolint:forbidigo // it is a program
 	}
 	dir, err := os.MkdirTemp("", "banger-fake-")

@@ -1,6 +1,6 @@
-// Package launch starts VMMs confined to what one VM needs. bangerd runs itself
-// once more as the launcher, which takes powers away from its own process and
-// then becomes the VMM: pid and start time are the VMM's.
+// Package launch starts VMMs confined to what one VM needs, by a program that
+// takes powers away from its own process and then becomes the VMM: pid and start
+// time are the VMM's. What that program does is in the package launcher.
 package launch
 
 import (
@@ -16,18 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/confine"
+	"banger/internal/paths"
 	"banger/internal/undo"
 	"banger/internal/vmm"
 	"banger/internal/vmm/cgroup"
+	"banger/internal/vmm/launch/launcher"
 	"banger/internal/vmm/process"
 )
-
-// Subcommand is what the executable is called with to run [Main].
-const Subcommand = "launch"
-
-// FirstFile is the descriptor that the first of [Command.Files] becomes;
-// [Command.Network] comes after the last.
-const FirstFile = planFD + 1
 
 // Command is a VMM to be started, with all that it may use.
 type Command struct {
@@ -38,14 +33,14 @@ type Command struct {
 	Args []string
 	// Log gets stdout and stderr.
 	Log *os.File
-	// Files are the descriptors from [FirstFile] on.
+	// Files are the descriptors from [launcher.FirstFile] on.
 	Files []*os.File
 	// Network, if it is not nil, is a connection to the process that is to
 	// carry the guest's traffic. The VMM then has user and network namespaces
 	// of its own, with nothing but the device [netns.TAP], whose other end
 	// that process gets; the connection ends with the VMM.
 	Network *os.File
-	Grant   Grant
+	Grant   launcher.Grant
 	// Name, with Limits, is the VM's ID, for a cgroup.
 	Name   string
 	Limits cgroup.Limits
@@ -53,28 +48,13 @@ type Command struct {
 	try bool
 }
 
-// Grant is what a VMM is left with. Paths that are not there are no error:
-// the VMM has something to say of them.
-type Grant struct {
-	// ReadOnly and ReadWrite are files, Devices device nodes.
-	ReadOnly  []string `json:"read_only"`
-	ReadWrite []string `json:"read_write"`
-	Devices   []string `json:"devices"`
-	// RunDir is a directory in which it makes sockets.
-	RunDir string `json:"run_dir"`
-	// FileBytes is how long a file may become by its writing.
-	FileBytes int64 `json:"file_bytes"`
-	// Internet allows sockets to hosts, and connecting at all.
-	Internet bool `json:"internet"`
-}
-
 // logBytes is how long a file may become where no disk is longer: the VMM's
 // logs are written by itself.
 const logBytes = 64 << 20
 
 // GrantOf is what any VMM needs for a VM.
-func GrantOf(spec vmm.Spec, devices ...string) Grant {
-	grant := Grant{
+func GrantOf(spec vmm.Spec, devices ...string) launcher.Grant {
+	grant := launcher.Grant{
 		ReadOnly:  []string{spec.Kernel},
 		ReadWrite: []string{spec.ConsoleLog, spec.VMMLog},
 		Devices:   devices, RunDir: spec.RunDir,
@@ -110,37 +90,19 @@ func LimitsOf(spec vmm.Spec) cgroup.Limits {
 	return cgroup.Limits{MemoryBytes: uint64(spec.MemoryMiB)<<20 + headroom, Threads: uint64(spec.VCPU) + threads}
 }
 
-// plan is what the launcher is told. Without a path it only makes the network,
-// and to try is to be confined and to end.
-type plan struct {
-	Path    string   `json:"path"`
-	Args    []string `json:"args"`
-	Files   int      `json:"files"`
-	Network bool     `json:"network"`
-	Try     bool     `json:"try"`
-	Grant   Grant    `json:"grant"`
-}
-
-// report is what the launcher answers: first the layers, then, should the
-// program not start, an error.
-type report struct {
-	Layers []confine.Layer `json:"layers,omitempty"`
-	Error  string          `json:"error,omitempty"`
-}
-
 const (
-	// maxPlan and maxReport bound what is read, in bytes.
-	maxPlan, maxReport = 256 << 10, 64 << 10
+	// maxReport bounds what is read, in bytes.
+	maxReport = 64 << 10
 	// timeout bounds the launcher, which takes milliseconds.
 	timeout = 30 * time.Second
 )
 
 // Start runs a VMM in a session of its own and returns when it runs, and how it
-// is confined. launcher is an executable that runs [Main] when its first
-// argument is [Subcommand]. A layer that this host does not offer is left out,
+// is confined. program runs [launcher.Main] when its first
+// argument is [launcher.Subcommand]. A layer that this host does not offer is left out,
 // which is no error. After an error nothing is left running.
-func Start(ctx context.Context, launcher string, command Command) (*process.Process, *Confinement, error) {
-	child, layers, err := start(ctx, launcher, command)
+func Start(ctx context.Context, program string, command Command) (*process.Process, *Confinement, error) {
+	child, layers, err := start(ctx, program, command)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot start %q: %w", command.Path, err)
 	}
@@ -166,20 +128,20 @@ func (c *Confinement) Layers() []confine.Layer {
 }
 
 // CheckNetwork says why [Command.Network] cannot be had on this host, if so.
-func CheckNetwork(ctx context.Context, launcher string) error {
+func CheckNetwork(ctx context.Context, program string) error {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = errors.Join(ours.Close(), theirs.Close()) }()
-	_, err = dryRun(ctx, launcher, Command{Network: theirs})
+	_, err = dryRun(ctx, program, Command{Network: theirs})
 	return err
 }
 
 // Check returns the layers that VMMs have on this host, and those they have
 // not.
-func Check(ctx context.Context, launcher string) ([]confine.Layer, error) {
-	layers, err := dryRun(ctx, launcher, Command{Path: launcher, Grant: Grant{RunDir: "/", FileBytes: logBytes}, try: true})
+func Check(ctx context.Context, program string) ([]confine.Layer, error) {
+	layers, err := dryRun(ctx, program, Command{Path: program, Grant: launcher.Grant{RunDir: "/", FileBytes: logBytes}, try: true})
 	if err != nil {
 		return nil, fmt.Errorf("cannot find out how VMMs are confined: %w", err)
 	}
@@ -187,8 +149,8 @@ func Check(ctx context.Context, launcher string) ([]confine.Layer, error) {
 }
 
 // dryRun runs a launcher that ends by itself.
-func dryRun(ctx context.Context, launcher string, command Command) ([]confine.Layer, error) {
-	child, layers, err := start(ctx, launcher, command)
+func dryRun(ctx context.Context, program string, command Command) ([]confine.Layer, error) {
+	child, layers, err := start(ctx, program, command)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +162,7 @@ func dryRun(ctx context.Context, launcher string, command Command) ([]confine.La
 	return layers, context.Cause(ctx)
 }
 
-func start(ctx context.Context, launcher string, command Command) (_ *process.Process, _ []confine.Layer, err error) {
+func start(ctx context.Context, program string, command Command) (_ *process.Process, _ []confine.Layer, err error) {
 	var steps undo.Stack
 	defer steps.OnError(&err)
 	ours, theirs, err := socketPair()
@@ -213,27 +175,27 @@ func start(ctx context.Context, launcher string, command Command) (_ *process.Pr
 		files = append(files, command.Network)
 	}
 	child, err := process.Start(process.Command{
-		Path: launcher, Args: []string{Subcommand}, Dir: "/", Log: command.Log,
+		Path: program, Args: []string{launcher.Subcommand}, Dir: "/", Log: command.Log,
 		Env:   []string{"PATH=/usr/bin:/bin", "LC_ALL=C"},
 		Files: files, OwnNetwork: command.Network != nil,
 	})
 	theirs.Close()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, paths.Missing(program, err)
 	}
 	steps.Add(func() error {
 		killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), vmm.KillTimeout)
 		defer cancel()
 		return errors.Join(child.Kill(killCtx), child.Close())
 	})
-	layers, err := instruct(ctx, ours, plan{
+	layers, err := instruct(ctx, ours, launcher.Plan{
 		Path: command.Path, Args: command.Args, Files: len(command.Files), Network: command.Network != nil, Grant: command.Grant, Try: command.try,
 	})
 	return child, layers, err
 }
 
 // instruct tells the launcher what to start, and returns when it has.
-func instruct(ctx context.Context, conn *net.UnixConn, p plan) ([]confine.Layer, error) {
+func instruct(ctx context.Context, conn *net.UnixConn, p launcher.Plan) ([]confine.Layer, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errors.New("its launcher does not answer"))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
@@ -245,13 +207,13 @@ func instruct(ctx context.Context, conn *net.UnixConn, p plan) ([]confine.Layer,
 	return layers, err
 }
 
-func converse(conn *net.UnixConn, p plan) ([]confine.Layer, error) {
+func converse(conn *net.UnixConn, p launcher.Plan) ([]confine.Layer, error) {
 	text, err := json.Marshal(p)
 	if err != nil {
 		return nil, err
 	}
-	if len(text) > maxPlan {
-		return nil, fmt.Errorf("its arguments take %d bytes and %d are allowed", len(text), maxPlan)
+	if len(text) > launcher.MaxPlan {
+		return nil, fmt.Errorf("its arguments take %d bytes and %d are allowed", len(text), launcher.MaxPlan)
 	}
 	if _, err := conn.Write(text); err != nil {
 		return nil, fmt.Errorf("its launcher takes no orders: %w", err)
@@ -262,7 +224,7 @@ func converse(conn *net.UnixConn, p plan) ([]confine.Layer, error) {
 	var layers []confine.Layer
 	answers := json.NewDecoder(io.LimitReader(conn, maxReport))
 	for {
-		var said report
+		var said launcher.Report
 		err := answers.Decode(&said)
 		switch {
 		case errors.Is(err, io.EOF) && layers != nil:

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"banger/internal/confine"
+	"banger/internal/vmm/launch/launcher"
 )
 
 // ownFilter says whether a VMM that runs has restricted its system calls
@@ -20,7 +21,7 @@ func ownFilter(pid int, layers []confine.Layer) confine.Layer {
 	}
 	filters, ok := seccompFilters(string(status))
 	for _, other := range layers {
-		if other.Name == callsLayer && other.On {
+		if other.Name == launcher.CallsLayer && other.On {
 			filters--
 		}
 	}

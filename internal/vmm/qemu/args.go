@@ -10,7 +10,7 @@ import (
 
 	"banger/internal/agent/wire"
 	"banger/internal/vmm"
-	"banger/internal/vmm/launch"
+	"banger/internal/vmm/launch/launcher"
 )
 
 // Sockets in a VM's run directory.
@@ -24,7 +24,7 @@ const maxSocketPath = 107
 
 // networkFD is the connection to the network of [vmm.NetworkStream]: QEMU may
 // not connect to anything itself.
-const networkFD = launch.FirstFile
+const networkFD = launcher.FirstFile
 
 // dnsHost is the host part of the address where QEMU's own user networking
 // answers DNS unless the NIC says otherwise.

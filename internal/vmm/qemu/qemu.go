@@ -18,6 +18,7 @@ import (
 	"banger/internal/vmm"
 	"banger/internal/vmm/kvm"
 	"banger/internal/vmm/launch"
+	"banger/internal/vmm/launch/launcher"
 	"banger/internal/vmm/process"
 	"banger/internal/vmm/qemu/qmp"
 )
@@ -27,8 +28,8 @@ const Name = "qemu"
 
 // Options of a [Driver]. KVM and Log are needed, and Launcher to boot.
 type Options struct {
-	// Launcher is an executable that runs [launch.Main] when its first
-	// argument is [launch.Subcommand].
+	// Launcher is an executable that runs [launcher.Main] when its first
+	// argument is [launcher.Subcommand].
 	Launcher string
 	// Binary overrides the search for QEMU in PATH; empty does not.
 	Binary string
@@ -188,7 +189,7 @@ func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found, network 
 }
 
 // grant is what QEMU may use: a pure function of what it is to run.
-func grant(spec vmm.Spec, on host) launch.Grant {
+func grant(spec vmm.Spec, on host) launcher.Grant {
 	var devices []string
 	if on.kvm {
 		devices = append(devices, kvm.Device)

@@ -1,5 +1,5 @@
 //go:build !amd64
 
-package launch
+package launcher
 
 var archDenied, archForks []uint32

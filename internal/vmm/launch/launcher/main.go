@@ -1,4 +1,4 @@
-package launch
+package launcher
 
 import (
 	"bytes"
@@ -21,11 +21,7 @@ import (
 	"banger/internal/vmm/netns"
 )
 
-// planFD is the connection to [Start].
-const planFD = 3
-
-// Main is the process that [Start] starts: it becomes the VMM, and returns only
-// if it cannot, or need not.
+// Main becomes the VMM, and returns only if it cannot, or need not.
 func Main() error {
 	// What is set for one thread must be set for the one that goes on.
 	runtime.LockOSThread()
@@ -35,14 +31,14 @@ func Main() error {
 		return nil
 	}
 	// The caller has it from here, if it still reads.
-	_ = json.NewEncoder(conn).Encode(report{Error: err.Error()})
+	_ = json.NewEncoder(conn).Encode(Report{Error: err.Error()})
 	return err
 }
 
-// launch goes through the stages of a start. Namespaces come first: those that
-// need to be made with the process are there, see [Start].
+// launch goes through the stages of a start. Namespaces come first: there they
+// are, made with the process.
 func launch(conn *os.File) error {
-	text, err := io.ReadAll(io.LimitReader(conn, maxPlan+1))
+	text, err := io.ReadAll(io.LimitReader(conn, MaxPlan+1))
 	if err != nil {
 		return fmt.Errorf("cannot read the plan: %w", err)
 	}
@@ -60,7 +56,7 @@ func launch(conn *os.File) error {
 		layers = append(layers, confine.Layer{Name: "network", On: true, Detail: "a namespace with the VM's device alone"})
 	}
 	if p.Path == "" {
-		return json.NewEncoder(conn).Encode(report{Layers: layers})
+		return json.NewEncoder(conn).Encode(Report{Layers: layers})
 	}
 	if err := closeOthers(first); err != nil {
 		return err
@@ -70,7 +66,7 @@ func launch(conn *os.File) error {
 		return err
 	}
 	layers = append(layers, restricted...)
-	if err := json.NewEncoder(conn).Encode(report{Layers: layers}); err != nil {
+	if err := json.NewEncoder(conn).Encode(Report{Layers: layers}); err != nil {
 		return fmt.Errorf("cannot report: %w", err)
 	}
 	if p.Try {
@@ -80,19 +76,19 @@ func launch(conn *os.File) error {
 	return fmt.Errorf("cannot run it: %w", err)
 }
 
-// parsePlan takes a plan as [Start] makes them and nothing else.
-func parsePlan(text []byte) (plan, error) {
-	if len(text) > maxPlan {
-		return plan{}, fmt.Errorf("cannot read the plan: it has more than %d bytes", maxPlan)
+// parsePlan takes a plan and nothing else.
+func parsePlan(text []byte) (Plan, error) {
+	if len(text) > MaxPlan {
+		return Plan{}, fmt.Errorf("cannot read the plan: it has more than %d bytes", MaxPlan)
 	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
-	var p plan
+	var p Plan
 	if err := decoder.Decode(&p); err != nil {
-		return plan{}, fmt.Errorf("cannot read the plan: %w", err)
+		return Plan{}, fmt.Errorf("cannot read the plan: %w", err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return plan{}, errors.New("cannot read the plan: something follows it")
+		return Plan{}, errors.New("cannot read the plan: something follows it")
 	}
 	if p.Path == "" && p.Network {
 		return p, nil
@@ -103,12 +99,12 @@ func parsePlan(text []byte) (plan, error) {
 	}
 	for _, path := range paths {
 		if !filepath.IsAbs(path) {
-			return plan{}, fmt.Errorf("cannot follow the plan: %q is not an absolute path", path)
+			return Plan{}, fmt.Errorf("cannot follow the plan: %q is not an absolute path", path)
 		}
 	}
 	const mostFiles = 64
 	if p.Files < 0 || p.Files > mostFiles || p.Grant.FileBytes <= 0 {
-		return plan{}, fmt.Errorf("cannot follow the plan: %d descriptors, files of %d bytes", p.Files, p.Grant.FileBytes)
+		return Plan{}, fmt.Errorf("cannot follow the plan: %d descriptors, files of %d bytes", p.Files, p.Grant.FileBytes)
 	}
 	return p, nil
 }
@@ -135,11 +131,11 @@ func closeOthers(first int) error {
 	return nil
 }
 
-// maxOpenFiles is enough for all connections of a VM.
-const maxOpenFiles = 4096
+// MaxOpenFiles is enough for all connections of a VM.
+const MaxOpenFiles = 4096
 
 // restrict confines this process. An error is what every Linux can do.
-func restrict(p plan) ([]confine.Layer, error) {
+func restrict(p Plan) ([]confine.Layer, error) {
 	if err := limit(p.Grant); err != nil {
 		return nil, err
 	}
@@ -162,7 +158,7 @@ func restrict(p plan) ([]confine.Layer, error) {
 	return []confine.Layer{
 		{Name: "session", On: true, Detail: "a session of its own, and no descriptors of others"},
 		privileges,
-		{Name: "limits", On: true, Detail: fmt.Sprintf("no core dumps, %d open files, files of %d MiB", maxOpenFiles, p.Grant.FileBytes>>20)},
+		{Name: "limits", On: true, Detail: fmt.Sprintf("no core dumps, %d open files, files of %d MiB", MaxOpenFiles, p.Grant.FileBytes>>20)},
 		files, calls,
 	}, nil
 }
@@ -203,7 +199,7 @@ func limit(grant Grant) error {
 		resource int
 		most     uint64
 	}{
-		{"open files", unix.RLIMIT_NOFILE, maxOpenFiles},
+		{"open files", unix.RLIMIT_NOFILE, MaxOpenFiles},
 		{"the length of files", unix.RLIMIT_FSIZE, uint64(grant.FileBytes)},
 	} {
 		var now unix.Rlimit

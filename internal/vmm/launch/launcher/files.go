@@ -1,4 +1,4 @@
-package launch
+package launcher
 
 import (
 	"bufio"
@@ -42,7 +42,7 @@ const (
 )
 
 // restrictFiles confines file access to the plan, where this kernel can.
-func restrictFiles(p plan, started program) (confine.Layer, error) {
+func restrictFiles(p Plan, started program) (confine.Layer, error) {
 	layer := confine.Layer{Name: "files"}
 	abi, err := confine.LandlockABI()
 	if err != nil {

@@ -1,4 +1,4 @@
-package launch
+package launcher
 
 import (
 	"os"
@@ -31,13 +31,13 @@ var deniedCalls = []uint32{
 	unix.SYS_SHMGET, unix.SYS_MSGGET, unix.SYS_SEMGET,
 }
 
-// callsLayer is the layer that they are.
-const callsLayer = "system calls"
+// CallsLayer is the layer that they are.
+const CallsLayer = "system calls"
 
 // restrictSyscalls makes those fail, and what would reach other processes by a
 // socket, for this process and what it becomes.
-func restrictSyscalls(p plan, started program) (confine.Layer, error) {
-	layer := confine.Layer{Name: callsLayer}
+func restrictSyscalls(p Plan, started program) (confine.Layer, error) {
+	layer := confine.Layer{Name: CallsLayer}
 	filter := confine.NewFilter()
 	for _, call := range slices.Concat(deniedCalls, archDenied) {
 		filter.On(call, confine.Deny)
