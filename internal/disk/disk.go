@@ -32,11 +32,11 @@ const features = "none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex
 // system. It appears at path only when it is complete; a file there is
 // replaced. A fresh disk takes less than a MiB on the host.
 func Create(ctx context.Context, path string, size int64) error {
-	return create(path, size, func(file *os.File) error { return format(ctx, file.Name()) })
+	return create(path, size, true, func(file *os.File) error { return format(ctx, file.Name()) })
 }
 
 // create makes a sparse file whose content is written by fill.
-func create(path string, size int64, fill func(file *os.File) error) (err error) {
+func create(path string, size int64, lasting bool, fill func(file *os.File) error) (err error) {
 	if size < MinSize {
 		return fmt.Errorf("cannot create the disk %q: %d bytes are less than the least, %d", path, size, int64(MinSize))
 	}
@@ -57,13 +57,18 @@ func create(path string, size int64, fill func(file *os.File) error) (err error)
 	if err := fill(file); err != nil {
 		return wrap("create the disk", path, err)
 	}
-	if err := file.Sync(); err != nil {
-		return wrap("write the disk", path, err)
+	if lasting {
+		if err := file.Sync(); err != nil {
+			return wrap("write the disk", path, err)
+		}
 	}
 	if err := os.Rename(temporary, path); err != nil {
 		return wrap("create the disk", path, err)
 	}
-	return syncDir(filepath.Dir(path))
+	if lasting {
+		return syncDir(filepath.Dir(path))
+	}
+	return nil
 }
 
 // format makes an empty file system in a file that is all zeros.

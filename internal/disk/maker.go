@@ -31,13 +31,14 @@ const (
 	blockSize   = 4096
 )
 
-// Create is [Create].
-func (m *Maker) Create(ctx context.Context, path string, size int64) error {
+// Create is [Create]. A disk that need not outlive a crash of the host is not
+// waited for to be on the host's own: lasting is false.
+func (m *Maker) Create(ctx context.Context, path string, size int64, lasting bool) error {
 	m.mu.Lock()
 	extents := m.known[size]
 	m.mu.Unlock()
 	if extents != nil {
-		return create(path, size, func(file *os.File) error {
+		return create(path, size, lasting, func(file *os.File) error {
 			for _, e := range extents {
 				if _, err := file.WriteAt(e.data, e.offset); err != nil {
 					return err
@@ -46,7 +47,7 @@ func (m *Maker) Create(ctx context.Context, path string, size int64) error {
 			return nil
 		})
 	}
-	return create(path, size, func(file *os.File) error {
+	return create(path, size, lasting, func(file *os.File) error {
 		if err := format(ctx, file.Name()); err != nil {
 			return err
 		}

@@ -18,7 +18,7 @@ func TestMakerCopies(t *testing.T) {
 	for i := range supers {
 		path := filepath.Join(dir, string(rune('a'+i)))
 		// The last is of another size, and no copy.
-		if err := m.Create(t.Context(), path, size+int64(i/2)<<30); err != nil {
+		if err := m.Create(t.Context(), path, size+int64(i/2)<<30, i%2 == 0); err != nil {
 			t.Fatal(err)
 		}
 		check(t, path)
@@ -75,7 +75,7 @@ func TestMakerIsBounded(t *testing.T) {
 	needTools(t)
 	var m Maker
 	for i := range int64(2 * maxSizes) {
-		if err := m.Create(t.Context(), filepath.Join(t.TempDir(), "disk"), MinSize+i<<20); err != nil {
+		if err := m.Create(t.Context(), filepath.Join(t.TempDir(), "disk"), MinSize+i<<20, true); err != nil {
 			t.Fatal(err)
 		}
 		if len(m.known) > maxSizes {

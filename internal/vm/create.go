@@ -255,8 +255,10 @@ func (m *Manager) furnish(ctx context.Context, record store.VM) error {
 		}
 	}
 	var group errgroup.Group
-	group.Go(func() error { return m.disks.Create(ctx, overlayDisk(dir), overlaySize) })
-	group.Go(func() error { return m.disks.Create(ctx, workDisk(dir), record.DiskBytes) })
+	// After a crash of the host nobody holds an ephemeral VM, and it is deleted.
+	lasting := !record.Ephemeral
+	group.Go(func() error { return m.disks.Create(ctx, overlayDisk(dir), overlaySize, lasting) })
+	group.Go(func() error { return m.disks.Create(ctx, workDisk(dir), record.DiskBytes, lasting) })
 	return group.Wait()
 }
 
