@@ -193,7 +193,7 @@ func (s *Store[M]) publish(ctx context.Context, name, tmp, digest string, origin
 		return err
 	}
 	defer unlock()
-	if _, err := s.readManifest(digest); err != nil {
+	if _, _, err := s.readManifest(digest); err != nil {
 		if !errors.Is(err, ErrBroken) {
 			return err
 		}

@@ -23,6 +23,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -63,11 +64,11 @@ type Object[M any] struct {
 	Digest string
 	// Dir holds the parts. They must not be written to.
 	Dir string
-	// Manifest is what the builder of the object said about it.
+	// Manifest is what the builder of the object said about it, and Parts are
+	// all its files. Others have the same: neither is to be written to.
 	Manifest M
-	// Parts are all the object's files.
-	Parts []Part
-	// Size is what the object takes on disk, in bytes.
+	Parts    []Part
+	// Size is what the parts take on disk, in bytes.
 	Size int64
 	// Created is when the name was given to the object.
 	Created time.Time
@@ -92,10 +93,18 @@ func (o Object[M]) Path(part string) string { return filepath.Join(o.Dir, part) 
 // Its methods may be called from any goroutine and any process.
 type Store[M any] struct {
 	dir string
+
+	mu      sync.Mutex
+	decoded map[string]Contents[M] // by digest
 }
 
+// maxDecoded bounds how many manifests are remembered.
+const maxDecoded = 64
+
 // Open returns the store in dir, which is created when it is first written to.
-func Open[M any](dir string) *Store[M] { return &Store[M]{dir: dir} }
+func Open[M any](dir string) *Store[M] {
+	return &Store[M]{dir: dir, decoded: make(map[string]Contents[M])}
+}
 
 // ManifestFile holds a [Contents].
 const ManifestFile = "manifest.json"
@@ -193,15 +202,11 @@ func (s *Store[M]) Get(name string) (Object[M], error) {
 	if err != nil {
 		return Object[M]{}, err
 	}
-	m, err := s.readManifest(ref.Digest)
+	m, size, err := s.readManifest(ref.Digest)
 	if err != nil {
 		return Object[M]{}, fmt.Errorf("cannot use %q: %w", name, err)
 	}
 	dir := s.objectDir(ref.Digest)
-	size, err := allocated(dir)
-	if err != nil {
-		return Object[M]{}, fmt.Errorf("cannot measure %q: %w", name, err)
-	}
 	return Object[M]{Name: name, Digest: ref.Digest, Dir: dir, Manifest: m.Manifest, Parts: m.Parts, Size: size, Created: ref.Created, Origin: ref.Origin}, nil
 }
 
@@ -262,53 +267,55 @@ func (s *Store[M]) readReference(name string) (reference, error) {
 	return ref, nil
 }
 
-// readManifest returns the manifest of an object all of whose parts are there.
-func (s *Store[M]) readManifest(digest string) (Contents[M], error) {
-	var m Contents[M]
+// readManifest returns the manifest of an object all of whose parts are there,
+// and what these take on disk.
+func (s *Store[M]) readManifest(digest string) (m Contents[M], size int64, err error) {
 	dir := s.objectDir(digest)
 	data, err := os.ReadFile(filepath.Join(dir, ManifestFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return m, fmt.Errorf("%w: %w", ErrBroken, err)
+		return m, 0, fmt.Errorf("%w: %w", ErrBroken, err)
 	}
 	if err != nil {
-		return m, err
+		return m, 0, err
 	}
 	if Digest(data) != digest {
-		return m, fmt.Errorf("%w: the manifest in %q was changed", ErrBroken, dir)
+		return m, 0, fmt.Errorf("%w: the manifest in %q was changed", ErrBroken, dir)
 	}
-	if err := json.Unmarshal(data, &m); err != nil {
-		return m, fmt.Errorf("%w: the manifest in %q: %w", ErrBroken, dir, err)
+	if m, err = s.decode(digest, data); err != nil {
+		return m, 0, fmt.Errorf("%w: the manifest in %q: %w", ErrBroken, dir, err)
 	}
 	for _, part := range m.Parts {
 		info, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(part.Path)))
 		if errors.Is(err, fs.ErrNotExist) {
-			return m, fmt.Errorf("%w: %w", ErrBroken, err)
+			return m, 0, fmt.Errorf("%w: %w", ErrBroken, err)
 		}
 		if err != nil {
-			return m, err
+			return m, 0, err
 		}
 		if !info.Mode().IsRegular() || info.Size() != part.Size {
-			return m, fmt.Errorf("%w: %q in %q was changed", ErrBroken, part.Path, dir)
-		}
-	}
-	return m, nil
-}
-
-// allocated returns the bytes the files below dir take on disk.
-func allocated(dir string) (int64, error) {
-	var size int64
-	err := filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return err
+			return m, 0, fmt.Errorf("%w: %q in %q was changed", ErrBroken, part.Path, dir)
 		}
 		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
 			size += stat.Blocks * 512
 		}
-		return nil
-	})
-	return size, err
+	}
+	return m, size, nil
+}
+
+// decode reads a manifest, or remembers what it said.
+func (s *Store[M]) decode(digest string, data []byte) (Contents[M], error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m, ok := s.decoded[digest]; ok {
+		return m, nil
+	}
+	var m Contents[M]
+	if err := json.Unmarshal(data, &m); err != nil {
+		return m, err
+	}
+	if len(s.decoded) == maxDecoded {
+		clear(s.decoded)
+	}
+	s.decoded[digest] = m
+	return m, nil
 }
