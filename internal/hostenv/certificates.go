@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"banger/internal/agent/wire"
 	"banger/internal/regular"
@@ -59,9 +60,9 @@ type certificate struct {
 	source      string
 }
 
-// Files remembers the certificates of the host's files, of which a distribution
-// has hundreds, for as long as the files look the same. The zero value is ready
-// for use, by any goroutine.
+// Files remembers the certificates of the host's files, for as long as the files
+// look the same, and those of the directory of which a distribution has hundreds,
+// for as long as that does. The zero value is ready for use, by any goroutine.
 type Files struct {
 	mu    sync.Mutex
 	known map[string]known // by path
@@ -99,6 +100,30 @@ func (f *Files) read(path string) ([]certificate, error) {
 	}
 	f.known[path] = k
 	return k.certificates, nil
+}
+
+// directory returns what read finds in a directory whose files are replaced and
+// not written to, as a distribution's package does it.
+func (f *Files) directory(path string, read func() []certificate) []certificate {
+	info, err := os.Stat(path)
+	if err != nil {
+		return read() // which knows what to say
+	}
+	f.mu.Lock()
+	k, ok := f.known[path]
+	f.mu.Unlock()
+	if ok && k.id == regular.Identify(info) {
+		return k.certificates
+	}
+	k = known{regular.Identify(info), read()}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	// What has just changed could change once more without another time. Read
+	// has made known, and bounds it.
+	if f.known != nil && time.Since(info.ModTime()) > time.Second {
+		f.known[path] = k
+	}
+	return k.certificates
 }
 
 // certificates adds those that the host trusts beyond its distribution's own,
@@ -154,7 +179,8 @@ func (p *Passed) beyond(files *Files, root string, environment map[string]string
 	}
 	added := len(candidates)
 	own = map[fingerprint]bool{}
-	for _, c := range p.walk(files, filepath.Join(root, shipped)) {
+	dir := filepath.Join(root, shipped)
+	for _, c := range files.directory(dir, func() []certificate { return p.walk(files, dir) }) {
 		own[c.fingerprint] = true
 	}
 	known := len(own) > 0

@@ -274,6 +274,34 @@ func TestFilesAreReadAgain(t *testing.T) {
 	}
 }
 
+// TestDirectoryIsReadAgain has a directory of the distribution, whose files are
+// not looked at while it looks the same.
+func TestDirectoryIsReadAgain(t *testing.T) {
+	t.Parallel()
+	root, corp := newCA(t, pkix.Name{CommonName: "root"}), newCA(t, pkix.Name{CommonName: "corp"})
+	o := options(t)
+	o.Files = new(Files)
+	own := filepath.Join(o.Root, shipped, "root.crt")
+	writePEM(t, filepath.Join(o.Root, bundles[0]), root, corp)
+	writePEM(t, own, root)
+	for _, step := range []struct {
+		at   time.Time
+		want []string
+	}{
+		{time.Unix(1e9, 0), []string{"corp"}},
+		{time.Unix(1e9, 0), []string{"corp"}},
+		{time.Unix(2e9, 0), nil},
+	} {
+		if err := os.Chtimes(filepath.Dir(own), step.at, step.at); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(step.want, subjects(Collect(t.Context(), o, nil))); diff != "" {
+			t.Errorf("%v: %s", step.at, diff)
+		}
+		writePEM(t, own, root, corp)
+	}
+}
+
 // TestSubjectHash compares with OpenSSL.
 func TestSubjectHash(t *testing.T) {
 	t.Parallel()
