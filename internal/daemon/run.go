@@ -34,6 +34,7 @@ import (
 	"banger/internal/vmm/cgroup"
 	"banger/internal/vmm/firecracker"
 	"banger/internal/vmm/kvm"
+	"banger/internal/vmm/process"
 	"banger/internal/vmm/qemu"
 )
 
@@ -101,12 +102,13 @@ func Run(ctx context.Context, options Options) (err error) {
 		}
 	}()
 
+	scope := cgroup.New(ctx, log)
 	db, err := store.Open(ctx, dirs.Database())
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	d, err := assemble(dirs, settings, db, options, log) //nolint:contextcheck // guests are answered until the end
+	d, err := assemble(dirs, settings, db, scope, options, log) //nolint:contextcheck // guests are answered until the end
 	if err != nil {
 		return err
 	}
@@ -135,7 +137,7 @@ type daemon struct {
 	log     *slog.Logger
 }
 
-func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options Options, log *slog.Logger) (*daemon, error) {
+func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, scope *cgroup.Scope, options Options, log *slog.Logger) (*daemon, error) {
 	load := func() (config.Config, error) { return config.Load(dirs) }
 	images, err := image.Open(dirs.Images(), image.Options{Mirror: settings.DebianMirror, CacheDir: filepath.Join(dirs.Cache, "blobs"), Load: load})
 	if err != nil {
@@ -143,7 +145,7 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 	}
 	kernels := kernel.New(kernel.Options{Dir: dirs.Kernels(), CacheDir: dirs.Cache, Mirror: settings.DebianMirror, Load: load, Log: log})
 	shim := paths.Program(options.Executable, paths.Shim)
-	drivers := allDrivers(dirs, settings, shim, log)
+	drivers := allDrivers(dirs, settings, scope, shim, log)
 	agent := agentBinary(options)
 	guests := &guestNames{log: log}
 	certificates := new(hostenv.Files)
@@ -186,7 +188,7 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 			options.Files = certificates
 			return hostenv.Collect(ctx, options, environment), nil
 		},
-		Networks: []vm.Network{onBridge, userNetwork(shim, load, log)},
+		Networks: []vm.Network{onBridge, userNetwork(shim, scope, load)},
 		Forward:  forwarder(log),
 		Publish:  publisher(dirs, load, options.Executable),
 	})
@@ -203,11 +205,11 @@ func assemble(dirs paths.Dirs, settings config.Config, db *store.Store, options 
 
 // allDrivers are the VMM drivers there are, best first. One that the
 // configuration does not name still adopts what it has started.
-func allDrivers(dirs paths.Dirs, settings config.Config, launcher string, log *slog.Logger) []vmm.Driver {
+func allDrivers(dirs paths.Dirs, settings config.Config, scope *cgroup.Scope, launcher string, log *slog.Logger) []vmm.Driver {
 	probe := func(ctx context.Context) kvm.Verdict { return kvm.Probe(ctx, kvmDevice, dirs.Cache) }
 	return []vmm.Driver{
-		firecracker.New(firecracker.Options{Launcher: launcher, Binary: settings.FirecrackerBin, KVM: probe, Log: log}),
-		qemu.New(qemu.Options{Launcher: launcher, Binary: settings.QEMUBin, KVM: probe, Log: log}),
+		firecracker.New(firecracker.Options{Launcher: launcher, Binary: settings.FirecrackerBin, KVM: probe, Scope: scope, Log: log}),
+		qemu.New(qemu.Options{Launcher: launcher, Binary: settings.QEMUBin, KVM: probe, Scope: scope, Log: log}),
 	}
 }
 
@@ -226,7 +228,7 @@ var networkLimits = cgroup.Limits{MemoryBytes: 2 * usernet.MemoryGoal, Threads: 
 
 // userNetwork connects guests without privileges, each by a process of its
 // own. What they may reach is what the configuration says when they start.
-func userNetwork(shim string, load func() (config.Config, error), log *slog.Logger) vm.Network {
+func userNetwork(shim string, scope *cgroup.Scope, load func() (config.Config, error)) vm.Network {
 	return vm.Network{
 		Mode: vmm.NetworkStream, DNS: plan.Gateway.String(), MTU: usernet.MTU,
 		Connect: func(ctx context.Context, link vm.Link) (vmm.NIC, func() error, error) {
@@ -250,15 +252,15 @@ func userNetwork(shim string, load func() (config.Config, error), log *slog.Logg
 			child, err := usernet.Start(ctx, usernet.Options{
 				Program: shim, Socket: socket, Log: link.Log, Name: link.Name, Guest: guest, Gateway: gateway,
 				Policy: settings.Network, Relays: relays,
+				Start: func(command process.Command) (*process.Process, error) {
+					// Confined as it is, it does without a cgroup.
+					child, _, err := scope.Start(ctx, filepath.Base(link.RunDir)+"-network", networkLimits, command)
+					return child, err
+				},
 			})
 			if err != nil {
 				return vmm.NIC{}, nil, err
 			}
-			// Nobody waits for that, and the process is confined without it.
-			go func() {
-				layer := cgroup.Place(context.WithoutCancel(ctx), filepath.Base(link.RunDir)+"-network", child.Identity(), networkLimits)
-				log.InfoContext(ctx, "the cgroup of a VM's network", "vm", link.Name, "on", layer.On, "detail", layer.Detail)
-			}()
 			go func() { // held until its end, which is when it is reaped
 				<-child.Done()
 				_ = child.Close()

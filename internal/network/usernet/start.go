@@ -37,6 +37,8 @@ type Options struct {
 	Policy  policy.Policy
 	// Relays are open whatever the policy says.
 	Relays []Relay
+	// Start is [process.Start], or does what that does.
+	Start func(process.Command) (*process.Process, error)
 }
 
 // Start runs the network of a VM in a process of its own, and returns when it
@@ -77,7 +79,7 @@ func Start(ctx context.Context, options Options) (_ *process.Process, err error)
 		return nil, fmt.Errorf("cannot start the network: %w", err)
 	}
 	defer ready.Close()
-	child, err := process.Start(process.Command{
+	child, err := options.Start(process.Command{
 		Path: options.Program, Args: options.args(), Dir: "/",
 		Log: log, Files: []*os.File{socket, theirs},
 	})

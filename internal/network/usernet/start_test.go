@@ -33,6 +33,7 @@ func startProcess(t *testing.T, allowed policy.Policy, open ...Relay) (*process.
 	options := Options{
 		Program: executable, Socket: filepath.Join(dir, "network.sock"), Log: filepath.Join(dir, "log"),
 		Guest: guestPrefix, Gateway: gateway, Policy: allowed, Relays: open,
+		Start: process.Start,
 	}
 	p, err := Start(t.Context(), options)
 	if err != nil {
@@ -210,7 +211,7 @@ func TestStartFails(t *testing.T) {
 	}
 	dir := t.TempDir()
 	socket := filepath.Join("/tmp", filepath.Base(dir)+strconv.Itoa(os.Getpid())+".sock")
-	_, err = Start(t.Context(), Options{Program: executable, Socket: socket, Log: filepath.Join(dir, "log"), Guest: guestPrefix})
+	_, err = Start(t.Context(), Options{Program: executable, Socket: socket, Log: filepath.Join(dir, "log"), Guest: guestPrefix, Start: process.Start})
 	if err == nil || !strings.Contains(err.Error(), "gateway") {
 		t.Errorf("Start returns %v", err)
 	}

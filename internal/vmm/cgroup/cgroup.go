@@ -1,20 +1,23 @@
-// Package cgroup bounds what a process takes of the host's memory and threads,
-// in a cgroup of its own. systemd makes it and removes it with the process, so
-// that nothing is left behind: the user's own systemd, or root's.
+// Package cgroup bounds what processes take of the host's memory and threads,
+// each in a cgroup of its own. All are in one of systemd's, a scope, and so is
+// the process that makes them: systemd, the user's own or root's, removes it
+// with all in it when the last process there has ended. A crash leaves nothing.
 package cgroup
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"os"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
-	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 
 	"banger/internal/confine"
 	"banger/internal/vmm/process"
@@ -29,179 +32,224 @@ type Limits struct {
 }
 
 const (
-	// timeout bounds all that is asked of systemd.
-	timeout = 10 * time.Second
-	// firstPoll is between two looks at first, lastPoll at last: systemd takes
-	// milliseconds, and seconds where a guest starts on its only CPU.
-	firstPoll, lastPoll = 5 * time.Millisecond, 50 * time.Millisecond
+	// timeout bounds all that is asked of systemd, which takes milliseconds,
+	// and poll is between two looks whether it has done it.
+	timeout, poll = 10 * time.Second, 5 * time.Millisecond
+	// ownLeaf is the cgroup in the scope for this process.
+	ownLeaf = "bangerd"
+	// leafPrefix begins the names of all others.
+	leafPrefix = "vm-"
 )
 
-// Place puts a running process into a cgroup of its own with these limits, and
-// says whether that is so. name is a part of the cgroup's.
-func Place(ctx context.Context, name string, who process.Identity, limits Limits) confine.Layer {
-	layer := confine.Layer{Name: layerName}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errors.New("systemd does not answer"))
-	defer cancel()
-	unit := fmt.Sprintf("banger-%s-%d.scope", name, who.PID)
-	if err := place(ctx, unit, who, limits); err != nil {
-		layer.Detail = err.Error()
-		return layer
-	}
-	layer.On, layer.Detail = true, fmt.Sprintf("%d MiB of memory, %d threads (%s)", limits.MemoryBytes>>20, limits.Threads, unit)
-	return layer
+// Scope is the scope around this process. Make it with [New]; nil is one
+// that cannot be had.
+type Scope struct {
+	log *slog.Logger
+
+	mu    sync.Mutex
+	asked bool
+	dir   string
+	err   error // why there is none
 }
 
-func place(ctx context.Context, unit string, who process.Identity, limits Limits) error {
+// New asks for a scope, and does not wait for it: the first [Scope.Start] does.
+func New(ctx context.Context, log *slog.Logger) *Scope {
+	s := &Scope{log: log}
+	go func() {
+		dir, err := s.get(ctx)
+		log.InfoContext(ctx, "the scope for cgroups", "dir", dir, "error", err)
+	}()
+	return s
+}
+
+// Start starts a program in a cgroup of its own, and says whether that is so:
+// where there can be none it starts all the same. name is a part of the
+// cgroup's, which is removed when the program has ended.
+func (s *Scope) Start(ctx context.Context, name string, limits Limits, command process.Command) (*process.Process, confine.Layer, error) {
+	child, leaf, err := s.start(ctx, name, limits, command)
+	if err == nil {
+		detail := fmt.Sprintf("%d MiB of memory, %d threads (%s)", limits.MemoryBytes>>20, limits.Threads, leaf)
+		return child, confine.Layer{Name: layerName, On: true, Detail: detail}, nil
+	}
+	layer := confine.Layer{Name: layerName, Detail: err.Error()}
+	child, err = process.Start(command)
+	return child, layer, err
+}
+
+// start has the process be in its leaf from its first instruction on.
+func (s *Scope) start(ctx context.Context, name string, limits Limits, command process.Command) (*process.Process, string, error) {
+	scope, err := s.get(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	leaf, err := makeLeaf(scope, name, limits)
+	if err != nil {
+		return nil, "", err
+	}
+	dir, err := os.Open(leaf)
+	if err != nil {
+		return nil, "", errors.Join(fmt.Errorf("cannot use a cgroup: %w", err), remove(leaf))
+	}
+	defer dir.Close()
+	command.Cgroup = dir
+	child, err := process.Start(command)
+	if err != nil {
+		return nil, "", errors.Join(err, remove(leaf))
+	}
+	go func() {
+		<-child.Done()
+		if err := remove(leaf); err != nil {
+			s.log.WarnContext(ctx, "a cgroup is left", "error", err)
+		}
+	}()
+	return child, filepath.Join(filepath.Base(scope), filepath.Base(leaf)), nil
+}
+
+// get returns the scope's directory. systemd is asked once; that there is none
+// to ask may change.
+func (s *Scope) get(ctx context.Context) (string, error) {
+	if s == nil {
+		return "", errors.New("none is asked for")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked {
+		return s.dir, s.err
+	}
 	address, err := thisManager()
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := startScope(ctx, address, unit, who, limits); err != nil {
-		return err
-	}
-	return await(ctx, "/", unit, who.PID, limits)
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), timeout, errors.New("systemd does not answer"))
+	defer cancel()
+	s.asked = true
+	s.dir, s.err = enter(ctx, address)
+	return s.dir, s.err
 }
 
 // Check says whether this user's processes can be given cgroups. It does not
 // try.
 func Check() confine.Layer {
-	layer := confine.Layer{Name: layerName, On: true, Detail: "limits of memory and threads, by systemd"}
+	layer := confine.Layer{Name: layerName, On: true, Detail: "limits of memory and threads, in a scope of systemd's"}
 	if _, err := thisManager(); err != nil {
 		layer.On, layer.Detail = false, err.Error()
 	}
 	return layer
 }
 
-func thisManager() (string, error) {
-	who, err := user.Current()
-	if err != nil {
-		return "", fmt.Errorf("cannot find out who this is: %w", err)
+// enter puts this process into a new scope and returns its directory. That of a
+// bangerd before this one stays until the last process of its VMs has ended,
+// which is no reason to go there: they are held where they are.
+func enter(ctx context.Context, address string) (string, error) {
+	// The pid alone may be that of such a bangerd.
+	unit := fmt.Sprintf("banger-%d-%d.scope", os.Getpid(), time.Now().Unix())
+	if err := startScope(ctx, address, unit); err != nil {
+		return "", err
 	}
-	return manager("/", os.Geteuid(), who.Username)
-}
-
-// manager is the D-Bus address of the systemd that can make cgroups for a user:
-// one that does not end before the user's processes would. root is the host's.
-func manager(root string, uid int, name string) (string, error) {
-	if _, err := os.Stat(filepath.Join(root, "run/systemd/system")); err != nil {
-		return "", errors.New("systemd does not run here")
-	}
-	if uid == 0 {
-		return "unix:path=" + filepath.Join(root, "run/dbus/system_bus_socket"), nil
-	}
-	id := strconv.Itoa(uid)
-	bus := filepath.Join(root, "run/user", id, "bus")
-	if _, err := os.Stat(bus); err != nil {
-		return "", fmt.Errorf("the user has no systemd: there is no %s", bus)
-	}
-	own, err := os.ReadFile(filepath.Join(root, "proc/self/cgroup"))
-	if err != nil {
-		return "", fmt.Errorf("cannot find out where this process runs: %w", err)
-	}
-	// In there a process ends with that systemd wherever it is put.
-	inside := strings.Contains(string(own), "/user@"+id+".service/")
-	_, err = os.Stat(filepath.Join(root, "var/lib/systemd/linger", name))
-	if !inside && err != nil {
-		return "", errors.New("the user's systemd ends with the last session, and VMs are to go on: loginctl enable-linger has it go on, too")
-	}
-	return "unix:path=" + bus, nil
-}
-
-// property and auxiliary are what StartTransientUnit takes: a(sv) and
-// a(sa(sv)).
-type property struct {
-	Name  string
-	Value dbus.Variant
-}
-
-type auxiliary struct {
-	Name       string
-	Properties []property
-}
-
-// startScope has systemd make a scope around a process.
-func startScope(ctx context.Context, address, unit string, who process.Identity, limits Limits) error {
-	conn, err := dbus.Dial(address, dbus.WithContext(ctx))
-	if err != nil {
-		return fmt.Errorf("cannot reach systemd: %w", err)
-	}
-	defer func() { _ = conn.Close() }()
-	if err := conn.Auth(nil); err != nil {
-		return fmt.Errorf("cannot reach systemd: %w", err)
-	}
-	if err := conn.Hello(); err != nil {
-		return fmt.Errorf("cannot reach systemd: %w", err)
-	}
-	return askScope(ctx, conn, unit, who, limits)
-}
-
-// askScope asks by the pid: that it is still the process's is looked at last.
-func askScope(ctx context.Context, conn *dbus.Conn, unit string, who process.Identity, limits Limits) error {
-	properties := []property{
-		{"Description", dbus.MakeVariant("a VM of banger")},
-		{"PIDs", dbus.MakeVariant([]uint32{uint32(who.PID)})},
-		{"MemoryMax", dbus.MakeVariant(limits.MemoryBytes)},
-		{"TasksMax", dbus.MakeVariant(limits.Threads)},
-		{"CollectMode", dbus.MakeVariant("inactive-or-failed")},
-	}
-	if err := who.Check(); err != nil {
-		return fmt.Errorf("process %d gets no cgroup: %w", who.PID, err)
-	}
-	call := conn.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1").CallWithContext(
-		ctx, "org.freedesktop.systemd1.Manager.StartTransientUnit", 0, unit, "fail", properties, []auxiliary{})
-	if call.Err != nil {
-		return fmt.Errorf("systemd makes no cgroup: %w", call.Err)
-	}
-	return nil
-}
-
-// await returns when the process is in the unit's cgroup and the kernel holds
-// it to the limits.
-func await(ctx context.Context, root, unit string, pid int, limits Limits) error {
-	for pause := firstPoll; ; pause = min(2*pause, lastPoll) {
-		path, err := find(root, pid)
-		if err == nil && filepath.Base(path) == unit {
-			return check(filepath.Join(root, "sys/fs/cgroup", path), limits)
+	for {
+		own, err := ownCgroup("/")
+		if err != nil {
+			return "", err
 		}
-		if errors.Is(err, os.ErrNotExist) {
-			return err // it has ended
+		if filepath.Base(own) == unit {
+			scope := filepath.Join("/sys/fs/cgroup", own)
+			sweep(filepath.Dir(scope))
+			return scope, settle(ctx, scope)
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("process %d does not get into its cgroup: %w", pid, context.Cause(ctx)), err)
-		case <-time.After(pause):
+			return "", fmt.Errorf("cannot get into the scope: %w", context.Cause(ctx))
+		case <-time.After(poll):
 		}
 	}
 }
 
-// find returns the cgroup, of version 2, of a process.
-func find(root string, pid int) (string, error) {
-	text, err := os.ReadFile(filepath.Join(root, "proc", strconv.Itoa(pid), "cgroup"))
+// settle puts this process into a leaf of the scope, for a cgroup that has
+// processes can hold no others to limits, and has the scope do so from now on.
+func settle(ctx context.Context, scope string) error {
+	leaf := filepath.Join(scope, ownLeaf)
+	if err := os.Mkdir(leaf, 0o700); err != nil {
+		return fmt.Errorf("cannot make a cgroup: %w", err)
+	}
+	for {
+		if err := move(scope, leaf); err != nil {
+			return err
+		}
+		err := set(scope, "cgroup.subtree_control", "+memory +pids")
+		if errors.Is(err, fs.ErrNotExist) {
+			return errors.New("the controllers of memory and threads are not delegated to the user")
+		}
+		// Busy: this process has just started another.
+		if !errors.Is(err, unix.EBUSY) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// move puts all processes of one cgroup into another.
+func move(from, to string) error {
+	pids, err := os.ReadFile(filepath.Join(from, "cgroup.procs"))
 	if err != nil {
-		return "", fmt.Errorf("cannot find the cgroup of process %d: %w", pid, err)
+		return fmt.Errorf("cannot find the processes of a cgroup: %w", err)
 	}
-	for line := range strings.Lines(string(text)) {
-		if path, found := strings.CutPrefix(line, "0::"); found {
-			return strings.TrimSpace(path), nil
-		}
-	}
-	return "", fmt.Errorf("cannot find the cgroup of process %d: this host has no cgroups of version 2", pid)
-}
-
-func check(dir string, limits Limits) error {
-	for name, want := range map[string]uint64{"memory.max": limits.MemoryBytes, "pids.max": limits.Threads} {
-		text, err := os.ReadFile(filepath.Join(dir, name))
-		if errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("its cgroup has no %s: the controller is not delegated to the user", name)
-		}
-		if err != nil {
-			return fmt.Errorf("cannot look at its cgroup: %w", err)
-		}
-		// The kernel counts memory by pages.
-		got, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
-		if err != nil || got > want {
-			return fmt.Errorf("its cgroup has %s %q in place of %d", name, strings.TrimSpace(string(text)), want)
+	for pid := range strings.FieldsSeq(string(pids)) {
+		if err := set(to, "cgroup.procs", pid); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
 		}
 	}
 	return nil
+}
+
+// sweep removes what bangerds that were killed have left in their scopes: the
+// leaves of processes that have ended since. Others cannot be removed.
+func sweep(slice string) {
+	scopes, _ := filepath.Glob(filepath.Join(slice, "banger-*.scope"))
+	for _, scope := range scopes {
+		if lives, err := os.ReadFile(filepath.Join(scope, ownLeaf, "cgroup.procs")); err != nil || len(lives) > 0 {
+			continue
+		}
+		leaves, _ := filepath.Glob(filepath.Join(scope, leafPrefix+"*"))
+		for _, leaf := range leaves {
+			_ = unix.Rmdir(leaf)
+		}
+	}
+}
+
+// makeLeaf makes a cgroup in the scope: a new one for each process, since what
+// has ended may be removed only after its VM runs again.
+func makeLeaf(scope, name string, limits Limits) (string, error) {
+	leaf, err := os.MkdirTemp(scope, leafPrefix+name+"-")
+	if err != nil {
+		return "", fmt.Errorf("cannot make a cgroup: %w", err)
+	}
+	err = errors.Join(
+		set(leaf, "memory.max", strconv.FormatUint(limits.MemoryBytes, 10)),
+		set(leaf, "pids.max", strconv.FormatUint(limits.Threads, 10)),
+	)
+	if err != nil {
+		return "", errors.Join(err, remove(leaf))
+	}
+	return leaf, nil
+}
+
+func set(cgroup, name, value string) error {
+	if err := os.WriteFile(filepath.Join(cgroup, name), []byte(value), 0o600); err != nil {
+		return fmt.Errorf("cannot set up a cgroup: %w", err)
+	}
+	return nil
+}
+
+// remove removes a leaf whose process has ended, which the kernel may see a
+// moment later.
+func remove(leaf string) error {
+	for pause := time.Millisecond; ; pause *= 2 {
+		err := unix.Rmdir(leaf)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) || pause > time.Second {
+			return fmt.Errorf("cannot remove the cgroup %q: %w", leaf, err)
+		}
+		time.Sleep(pause)
+	}
 }

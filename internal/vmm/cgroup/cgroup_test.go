@@ -1,18 +1,14 @@
 package cgroup
 
 import (
-	"context"
-	"errors"
-	"io"
-	"net"
+	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/godbus/dbus/v5"
+	"github.com/google/go-cmp/cmp"
 
 	"banger/internal/vmm/process"
 )
@@ -42,7 +38,8 @@ func host(t *testing.T, files map[string]string) string {
 
 func TestManager(t *testing.T) {
 	t.Parallel()
-	const session = "0::/user.slice/user-1000.slice/session-3.scope\n"
+	const unified = "sys/fs/cgroup/cgroup.controllers"
+	const session = "4:memory:/other\n0::/user.slice/user-1000.slice/session-3.scope\n"
 	for _, test := range []struct {
 		name  string
 		uid   int
@@ -51,16 +48,17 @@ func TestManager(t *testing.T) {
 		want  string // in the error
 	}{
 		{"no systemd", 1000, nil, "", "does not run here"},
-		{"root", 0, map[string]string{"run/systemd/system/": ""}, "run/dbus/system_bus_socket", ""},
-		{"a user without one", 1000, map[string]string{"run/systemd/system/": ""}, "", "the user has no systemd"},
+		{"cgroups of version 1", 0, map[string]string{"run/systemd/system/": ""}, "", "version 2"},
+		{"root", 0, map[string]string{"run/systemd/system/": "", unified: ""}, "run/dbus/system_bus_socket", ""},
+		{"a user without one", 1000, map[string]string{"run/systemd/system/": "", unified: ""}, "", "the user has no systemd"},
 		{"one that ends with the session", 1000, map[string]string{
-			"run/systemd/system/": "", "run/user/1000/bus": "", "proc/self/cgroup": session, "var/lib/systemd/linger/other": "",
+			"run/systemd/system/": "", unified: "", "run/user/1000/bus": "", "proc/self/cgroup": session, "var/lib/systemd/linger/other": "",
 		}, "", "enable-linger"},
 		{"one that goes on", 1000, map[string]string{
-			"run/systemd/system/": "", "run/user/1000/bus": "", "proc/self/cgroup": session, "var/lib/systemd/linger/user": "",
+			"run/systemd/system/": "", unified: "", "run/user/1000/bus": "", "proc/self/cgroup": session, "var/lib/systemd/linger/user": "",
 		}, "run/user/1000/bus", ""},
 		{"one that this runs in", 1000, map[string]string{
-			"run/systemd/system/": "", "run/user/1000/bus": "", "proc/self/cgroup": "0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.scope\n",
+			"run/systemd/system/": "", unified: "", "run/user/1000/bus": "", "proc/self/cgroup": "0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.scope\n",
 		}, "run/user/1000/bus", ""},
 	} {
 		root := host(t, test.files)
@@ -77,60 +75,126 @@ func TestManager(t *testing.T) {
 	}
 }
 
-func TestAwait(t *testing.T) {
+// TestSettle has a directory in place of a scope.
+func TestSettle(t *testing.T) {
 	t.Parallel()
-	const path = "sys/fs/cgroup/user.slice/banger-x-7.scope/"
-	limits := Limits{MemoryBytes: 1 << 30, Threads: 99}
-	for _, test := range []struct {
-		name  string
-		files map[string]string
-		want  string // in the error
-	}{
-		{"all of it", map[string]string{path + "memory.max": "1073741824\n", path + "pids.max": "99\n"}, ""},
-		{"no limit", map[string]string{path + "memory.max": "max\n", path + "pids.max": "99\n"}, "memory.max"},
-		{"a higher limit", map[string]string{path + "memory.max": "1073741824\n", path + "pids.max": "100\n"}, "pids.max"},
-		{"no controller", map[string]string{path + "memory.max": "1073741824\n"}, "not delegated"},
-	} {
-		test.files["proc/7/cgroup"] = "4:memory:/other\n0::/user.slice/banger-x-7.scope\n"
-		err := await(t.Context(), host(t, test.files), "banger-x-7.scope", 7, limits)
-		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
-			t.Errorf("%s: %v, want %q", test.name, err, test.want)
-		}
+	scope := host(t, map[string]string{"cgroup.procs": "7\n8\n", "cgroup.subtree_control": ""})
+	if err := settle(t.Context(), scope); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := find(host(t, map[string]string{"proc/7/cgroup": "4:memory:/other\n"}), 7); err == nil {
-		t.Error("a host without cgroups of version 2")
+	leaf, err := makeLeaf(scope, "x", Limits{MemoryBytes: 1 << 30, Threads: 99})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		filepath.Join(scope, ownLeaf, "cgroup.procs"):  "8",
+		filepath.Join(scope, "cgroup.subtree_control"): "+memory +pids",
+		filepath.Join(leaf, "memory.max"):              "1073741824",
+		filepath.Join(leaf, "pids.max"):                "99",
+	} {
+		if got, err := os.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("%s has %q, %v", path, got, err)
+		}
 	}
 }
 
-// TestPIDThatIsAnothers has a process that got the pid of one that has ended:
-// systemd is not asked about it.
-func TestPIDThatIsAnothers(t *testing.T) {
+func TestSweep(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	near, far := net.Pipe()
-	defer far.Close()
-	go func() { _, _ = io.Copy(io.Discard, far) }() // asked, it does not answer
-	conn, err := dbus.NewConn(near)
+	slice := host(t, map[string]string{
+		"banger-1-1.scope/bangerd/cgroup.procs": "", "banger-1-1.scope/vm-ended/": "", "banger-1-1.scope/vm-runs/x": "",
+		"banger-2-2.scope/bangerd/cgroup.procs": "2\n", "banger-2-2.scope/vm-starts/": "",
+		"banger-3-3.scope/vm-x/": "", "other.scope/bangerd/cgroup.procs": "", "other.scope/vm-x/": "",
+	})
+	sweep(slice)
+	left, err := filepath.Glob(filepath.Join(slice, "*/vm-*"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close() }()
-	bootID, err := process.BootID()
+	want := []string{"banger-1-1.scope/vm-runs", "banger-2-2.scope/vm-starts", "banger-3-3.scope/vm-x", "other.scope/vm-x"}
+	for i, name := range want {
+		want[i] = filepath.Join(slice, name)
+	}
+	if diff := cmp.Diff(want, left); diff != "" {
+		t.Errorf("left (-want +got):\n%s", diff)
+	}
+}
+
+// run starts a shell's script in a cgroup and returns what it has said, and the
+// layer's state.
+func run(t *testing.T, scope *Scope, limits Limits, script string) (said string, on bool, detail string) {
+	t.Helper()
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := exec.CommandContext(t.Context(), "true")
-	if err := ended.Run(); err != nil {
+	defer log.Close()
+	child, layer, err := scope.Start(t.Context(), "test", limits, process.Command{
+		Path: "/bin/sh", Args: []string{"-c", script}, Env: []string{"PATH=" + os.Getenv("PATH")}, Log: log,
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, who := range []process.Identity{
-		{PID: os.Getpid(), StartTime: 1, BootID: bootID},
-		{PID: ended.Process.Pid, StartTime: 1, BootID: bootID},
-		{PID: os.Getpid(), StartTime: 1, BootID: "another"},
+	defer func() { _ = child.Close() }()
+	select {
+	case <-child.Done():
+	case <-time.After(time.Minute):
+		_ = child.Kill(t.Context())
+		t.Fatal("it does not end")
+	}
+	text, err := os.ReadFile(log.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text), layer.On, layer.Detail
+}
+
+// TestWithout has programs start where there is no scope, or a cgroup cannot be
+// used.
+func TestWithout(t *testing.T) {
+	t.Parallel()
+	for name, scope := range map[string]*Scope{
+		"none":           nil,
+		"one that fails": {log: slog.New(slog.DiscardHandler), asked: true, dir: filepath.Join(t.TempDir(), "not there")},
+		"no cgroup":      {log: slog.New(slog.DiscardHandler), asked: true, dir: t.TempDir()},
 	} {
-		if err := askScope(ctx, conn, "banger-x.scope", who, Limits{}); !errors.Is(err, process.ErrGone) {
-			t.Errorf("%+v: %v", who, err)
+		said, on, detail := run(t, scope, Limits{MemoryBytes: 1 << 30, Threads: 99}, "echo it runs")
+		if said != "it runs\n" || on || detail == "" {
+			t.Errorf("%s: it says %q, on: %v, %q", name, said, on, detail)
 		}
+	}
+}
+
+// TestScope has systemd make a scope around this test: the lab runs it.
+func TestScope(t *testing.T) {
+	if _, err := thisManager(); err != nil {
+		t.Skipf("NOT TESTED: %v", err)
+	}
+	scope := New(t.Context(), slog.New(slog.DiscardHandler))
+	limits := Limits{MemoryBytes: 16 << 20, Threads: 5}
+	own, on, detail := run(t, scope, limits, "cat /proc/self/cgroup")
+	if !on || !strings.HasSuffix(strings.TrimSpace(own), detail[strings.Index(detail, "banger-"):len(detail)-1]) {
+		t.Fatalf("it is in %q, on: %v, %q", own, on, detail)
+	}
+	if said, _, _ := run(t, scope, limits, "true | cat | cat | cat | cat | cat | cat | cat"); !strings.Contains(said, "fork") {
+		t.Errorf("more threads than are allowed: %q", said)
+	}
+	if swaps, err := os.ReadFile("/proc/swaps"); err == nil && strings.Count(string(swaps), "\n") < 2 {
+		if said, _, _ := run(t, scope, limits, "head -c 64M /dev/zero | tail >/dev/null; echo $?"); !strings.Contains(said, "137") {
+			t.Errorf("more memory than is allowed: %q", said)
+		}
+	}
+	deadline := time.Now().Add(time.Minute)
+	for {
+		leaves, err := filepath.Glob(filepath.Join(scope.dir, leafPrefix+"*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(leaves) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("left: %q", leaves)
+		}
+		time.Sleep(time.Millisecond)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"banger/internal/undo"
 	"banger/internal/vmm"
+	"banger/internal/vmm/cgroup"
 	"banger/internal/vmm/firecracker/fcapi"
 	"banger/internal/vmm/kvm"
 	"banger/internal/vmm/launch"
@@ -34,7 +35,9 @@ type Options struct {
 	Binary string
 	// KVM says whether guests can run on KVM; it should cache.
 	KVM func(ctx context.Context) kvm.Verdict
-	Log *slog.Logger
+	// Scope, if it is not nil, has cgroups for VMMs.
+	Scope *cgroup.Scope
+	Log   *slog.Logger
 }
 
 // Driver is the [vmm.Driver] for Firecracker. Make it with [New].
@@ -117,7 +120,7 @@ func (d *Driver) Boot(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 	defer network.Close() // of nil does nothing but say so
 	child, confinement, err := launch.Start(ctx, d.options.Launcher, launch.Command{
 		Path: capability.Binary, Log: console, Grant: grant(spec), Network: network,
-		Name: spec.ID, Limits: launch.LimitsOf(spec),
+		Name: spec.ID, Limits: launch.LimitsOf(spec), Scope: d.options.Scope,
 		Args: []string{"--api-sock", socket, "--id", spec.ID, "--log-path", spec.VMMLog, "--level", "Info"},
 	})
 	if err != nil {

@@ -41,9 +41,10 @@ type Command struct {
 	// that process gets; the connection ends with the VMM.
 	Network *os.File
 	Grant   launcher.Grant
-	// Name, with Limits, is the VM's ID, for a cgroup.
+	// Name, with Limits, is the VM's ID, for a cgroup in Scope, if there is one.
 	Name   string
 	Limits cgroup.Limits
+	Scope  *cgroup.Scope
 	// try leaves the program out.
 	try bool
 }
@@ -102,29 +103,23 @@ const (
 // argument is [launcher.Subcommand]. A layer that this host does not offer is left out,
 // which is no error. After an error nothing is left running.
 func Start(ctx context.Context, program string, command Command) (*process.Process, *Confinement, error) {
-	child, layers, err := start(ctx, program, command)
+	child, c, err := start(ctx, program, command)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot start %q: %w", command.Path, err)
 	}
-	c := &Confinement{layers: layers, pid: child.Identity().PID, placed: make(chan confine.Layer, 1)}
-	// Nothing of the VM waits for that.
-	go func() {
-		c.placed <- cgroup.Place(context.WithoutCancel(ctx), command.Name, child.Identity(), command.Limits)
-	}()
 	return child, c, nil
 }
 
 // Confinement is how a VMM is confined.
 type Confinement struct {
 	layers []confine.Layer
-	placed chan confine.Layer
+	cgroup confine.Layer
 	pid    int
 }
 
-// Layers returns all layers, once they are known: it is to be called once, when
-// the VMM runs its guest.
+// Layers returns all layers: it is to be called when the VMM runs its guest.
 func (c *Confinement) Layers() []confine.Layer {
-	return append(c.layers, ownFilter(c.pid, c.layers), <-c.placed)
+	return append(c.layers, ownFilter(c.pid, c.layers), c.cgroup)
 }
 
 // CheckNetwork says why [Command.Network] cannot be had on this host, if so.
@@ -150,7 +145,7 @@ func Check(ctx context.Context, program string) ([]confine.Layer, error) {
 
 // dryRun runs a launcher that ends by itself.
 func dryRun(ctx context.Context, program string, command Command) ([]confine.Layer, error) {
-	child, layers, err := start(ctx, program, command)
+	child, c, err := start(ctx, program, command)
 	if err != nil {
 		return nil, err
 	}
@@ -159,10 +154,10 @@ func dryRun(ctx context.Context, program string, command Command) ([]confine.Lay
 	case <-child.Done():
 	case <-ctx.Done():
 	}
-	return layers, context.Cause(ctx)
+	return c.layers, context.Cause(ctx)
 }
 
-func start(ctx context.Context, program string, command Command) (_ *process.Process, _ []confine.Layer, err error) {
+func start(ctx context.Context, program string, command Command) (_ *process.Process, _ *Confinement, err error) {
 	var steps undo.Stack
 	defer steps.OnError(&err)
 	ours, theirs, err := socketPair()
@@ -174,7 +169,7 @@ func start(ctx context.Context, program string, command Command) (_ *process.Pro
 	if command.Network != nil {
 		files = append(files, command.Network)
 	}
-	child, err := process.Start(process.Command{
+	child, held, err := command.Scope.Start(ctx, command.Name, command.Limits, process.Command{
 		Path: program, Args: []string{launcher.Subcommand}, Dir: "/", Log: command.Log,
 		Env:   []string{"PATH=/usr/bin:/bin", "LC_ALL=C"},
 		Files: files, OwnNetwork: command.Network != nil,
@@ -191,7 +186,7 @@ func start(ctx context.Context, program string, command Command) (_ *process.Pro
 	layers, err := instruct(ctx, ours, launcher.Plan{
 		Path: command.Path, Args: command.Args, Files: len(command.Files), Network: command.Network != nil, Grant: command.Grant, Try: command.try,
 	})
-	return child, layers, err
+	return child, &Confinement{layers: layers, cgroup: held, pid: child.Identity().PID}, err
 }
 
 // instruct tells the launcher what to start, and returns when it has.

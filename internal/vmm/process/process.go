@@ -33,6 +33,9 @@ type Command struct {
 	// OwnNetwork starts it in a user and a network namespace of its own, as
 	// the user that it is, with CAP_NET_ADMIN there until it gives that up.
 	OwnNetwork bool
+	// Cgroup, if it is not nil, is the directory of the cgroup, of version 2, that
+	// it is in from its first instruction on.
+	Cgroup *os.File
 }
 
 // Process is one running or ended program. Its methods may be called from any
@@ -66,6 +69,9 @@ func Start(command Command) (*Process, error) {
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
 		cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_NET_ADMIN}
+	}
+	if command.Cgroup != nil {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(command.Cgroup.Fd())
 	}
 	if command.Log != nil {
 		cmd.Stdout, cmd.Stderr = command.Log, command.Log

@@ -16,6 +16,7 @@ import (
 
 	"banger/internal/undo"
 	"banger/internal/vmm"
+	"banger/internal/vmm/cgroup"
 	"banger/internal/vmm/kvm"
 	"banger/internal/vmm/launch"
 	"banger/internal/vmm/launch/launcher"
@@ -35,7 +36,9 @@ type Options struct {
 	Binary string
 	// KVM says whether guests can run on KVM; it should cache.
 	KVM func(ctx context.Context) kvm.Verdict
-	Log *slog.Logger
+	// Scope, if it is not nil, has cgroups for VMMs.
+	Scope *cgroup.Scope
+	Log   *slog.Logger
 }
 
 // Driver is the [vmm.Driver] for QEMU. Make it with [New].
@@ -159,7 +162,7 @@ func (d *Driver) start(ctx context.Context, spec vmm.Spec, found found, network 
 	defer log.Close()
 	child, confinement, err := launch.Start(ctx, d.options.Launcher, launch.Command{
 		Path: found.capability.Binary, Args: args, Log: log, Files: network, Grant: grant(spec, found.host),
-		Name: spec.ID, Limits: launch.LimitsOf(spec),
+		Name: spec.ID, Limits: launch.LimitsOf(spec), Scope: d.options.Scope,
 	})
 	if err != nil {
 		return nil, err
