@@ -152,6 +152,7 @@ func newLab(ctx context.Context, dir, firecracker string) (*lab, error) {
 	return l, errors.Join(
 		os.MkdirAll(tests, 0o755), //nolint:gosec // for everybody in the host
 		command(ctx, root, "go", "test", "-c", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(tests, "firecracker.test"), "./internal/vmm/firecracker"),
+		command(ctx, root, "go", "test", "-c", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(tests, "cgroup.test"), "./internal/vmm/cgroup"),
 		command(ctx, root, "install", "-m", "0644", l.options.initramfs, filepath.Join(tests, "initramfs")),
 		command(ctx, root, "install", "-m", "0755", firecracker, filepath.Join(installed, "bin", "firecracker")),
 		command(ctx, root, "tar", "-C", contents, "--owner=0", "--group=0", "--mode=go-w", "-cf", l.contents, "."),

@@ -181,6 +181,12 @@ func killDaemon(s *scene) {
 		s.fail("the VM runs in process %d, and before in %d", after.VMM.PID, before.VMM.PID)
 	}
 	s.kept("daemon")
+	// The VM is held where it is, and leaves nothing there.
+	s.eventually(scopes + " | wc -l | grep -qx 2")
+	s.must("banger vm list -q | xargs -r banger vm stop")
+	s.eventually(scopes + " | wc -l | grep -qx 1")
+	s.eventually("! " + leaves + " | grep -q .")
+	s.must("banger vm start box")
 }
 
 func killVMM(s *scene) {
@@ -193,6 +199,12 @@ func killVMM(s *scene) {
 	s.boxOn("firecracker")
 	s.kept("vmm")
 }
+
+// scopes are what systemd has for bangerd, and leaves the cgroups of VMs there.
+const (
+	scopes = "systemctl --user list-units --all --plain --no-legend 'banger-*.scope'"
+	leaves = "find /sys/fs/cgroup -path '*/banger-*.scope/vm-*' -type d 2>/dev/null"
+)
 
 // confined looks at the processes of a VM, as the kernel sees them: each VMM is
 // held by all layers that there are, by an ordinary user.
@@ -213,12 +225,15 @@ func confined(s *scene) {
 			s.contains("the status of "+driver, status, line)
 		}
 		group := strings.TrimSpace(s.must(fmt.Sprintf("sed -n s/^0:://p /proc/%d/cgroup", vm.VMM.PID)))
-		s.contains("its cgroup", group, fmt.Sprintf("/banger-%s-%d.scope", vm.ID, vm.VMM.PID))
+		s.contains("its cgroup", group, fmt.Sprintf(".scope/vm-%s-", vm.ID))
 		s.equal("its memory", s.must("cat /sys/fs/cgroup"+group+"/memory.max"), strconv.Itoa((vm.MemoryMiB+1024)<<20))
 		s.equal("its threads", s.must("cat /sys/fs/cgroup"+group+"/pids.max"), strconv.Itoa(vm.VCPU+256))
-		s.eventually("systemctl --user list-units --plain --no-legend 'banger-*' | grep -q network")
+		s.must(leaves + " | grep -q /vm-" + vm.ID + "-network-")
 		s.must("banger vm stop box")
-		s.eventually("! systemctl --user list-units --all --plain --no-legend 'banger-*' | grep -q .")
+		s.eventually("! " + leaves + " | grep -q .")
+	}
+	for _, out := range []string{s.must("/opt/lab/cgroup.test -test.v -test.run TestScope"), s.root("/opt/lab/cgroup.test -test.v -test.run TestScope")} {
+		s.contains("a scope and its limits", out, "--- PASS: TestScope ")
 	}
 	s.must("banger vm start box --vmm firecracker")
 }
@@ -316,6 +331,7 @@ func nothingLeft(s *scene) {
 	s.equal("VMs", s.must("banger vm list --json"), "[]")
 	s.must("banger daemon stop")
 	s.equal("processes", s.root("ps -u "+user+" -o args= | grep -E '[b]anger|[f]irecracker|[q]emu' || true"), "")
+	s.eventually("! " + scopes + " | grep -q .")
 	s.equal("files", s.must("cd ~/.local/state/banger && find vms tmp images/tmp kernels/tmp $XDG_RUNTIME_DIR/banger/vm -mindepth 1 2>/dev/null || true"), "")
 	s.equal("sockets", s.must("find $XDG_RUNTIME_DIR/banger -type s"), "")
 }
