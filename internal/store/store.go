@@ -75,8 +75,9 @@ type VM struct {
 
 // Store is an open database. Its methods may be called from any goroutine.
 type Store struct {
-	db    *sql.DB
-	fresh bool
+	db     *sql.DB
+	update *sql.Stmt
+	fresh  bool
 }
 
 // Open opens the database at path, creates it or brings its schema up to date.
@@ -97,14 +98,18 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &Store{db: db, fresh: version == 0}, nil
+	update, err := db.PrepareContext(ctx, updateRecord())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot open the database %q: %w", path, err), db.Close())
+	}
+	return &Store{db: db, update: update, fresh: version == 0}, nil
 }
 
 // Fresh says whether Open made the database: it was not there before.
 func (s *Store) Fresh() bool { return s.fresh }
 
 // Close closes the database.
-func (s *Store) Close() error { return s.db.Close() }
+func (s *Store) Close() error { return errors.Join(s.update.Close(), s.db.Close()) }
 
 // private makes sure that the file at path is there, and nobody else's to read.
 func private(path string) error {
@@ -249,17 +254,25 @@ func full(err error) error {
 	return err
 }
 
-// Update replaces the record with the same id.
+// updateRecord is the statement of [Store.Update]. Columns with an index are left
+// out: they never change, and would have their pages written all the same.
+func updateRecord() string {
+	var set []string
+	for i, name := range strings.Split(columns, ",") {
+		if name = strings.TrimSpace(name); name != "id" && name != "name" && name != "address" {
+			set = append(set, fmt.Sprintf("%s = ?%d", name, i+1))
+		}
+	}
+	return `UPDATE vm SET ` + strings.Join(set, ", ") + ` WHERE id = ?1`
+}
+
+// Update replaces the record with the same id, whose name and address it has.
 func (s *Store) Update(ctx context.Context, vm VM) error {
 	args, err := values(vm)
 	if err != nil {
 		return fmt.Errorf("cannot encode the record of %q: %w", vm.Name, err)
 	}
-	var set []string
-	for name := range strings.SplitSeq(columns, ",") {
-		set = append(set, strings.TrimSpace(name)+" = ?")
-	}
-	result, err := s.db.ExecContext(ctx, `UPDATE vm SET `+strings.Join(set, ", ")+` WHERE id = ?`, append(args, vm.ID)...)
+	result, err := s.update.ExecContext(ctx, args...)
 	if err != nil {
 		return fmt.Errorf("cannot record the VM %q: %w", vm.Name, full(err))
 	}
