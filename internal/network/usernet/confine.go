@@ -39,14 +39,14 @@ func restrict(log *slog.Logger, resolvConf string) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot protect memory from other processes: %w", err)
 	}
-	if err := errors.Join(confine.DropCapabilities(), confine.NoNewPrivileges()); err != nil {
+	if err := errors.Join(confine.Process.DropCapabilities(), confine.Process.NoNewPrivileges()); err != nil {
 		return err
 	}
 	var rules []landlock.Rule
 	if readable != "" {
 		rules = append(rules, landlock.PathAccess(ll.AccessFSReadFile, readable))
 	}
-	if err := confine.RestrictFiles(rules...); err != nil {
+	if err := confine.Process.RestrictFiles(rules...); err != nil {
 		return err
 	}
 	if _, err := confine.LandlockABI(); err != nil {

@@ -11,7 +11,7 @@ func LayerAlone(name, path string, grant Grant) error {
 		_, err := restrictFiles(p, program{})
 		return err
 	case CallsLayer:
-		if err := confine.NoNewPrivileges(); err != nil {
+		if err := confine.Thread.NoNewPrivileges(); err != nil {
 			return err
 		}
 		_, err := restrictSyscalls(p, program{shared: true})

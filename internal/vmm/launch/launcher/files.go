@@ -70,7 +70,7 @@ func restrictFiles(p Plan, started program) (confine.Layer, error) {
 	add(device, p.Grant.Devices...)
 	add(device, harmlessDevices...)
 	add(ll.AccessFSMakeSock|ll.AccessFSRemoveFile, p.Grant.RunDir)
-	if err := confine.RestrictFiles(rules...); err != nil {
+	if err := confine.Thread.RestrictFiles(rules...); err != nil {
 		return layer, err
 	}
 	layer.On, layer.Detail = true, fmt.Sprintf("this VM's alone (Landlock %d)", abi)

@@ -23,7 +23,7 @@ import (
 
 // Main becomes the VMM, and returns only if it cannot, or need not.
 func Main() error {
-	// What is set for one thread must be set for the one that goes on.
+	// The thread that is confined is the one that goes on.
 	runtime.LockOSThread()
 	conn := os.NewFile(planFD, "plan")
 	err := launch(conn)
@@ -167,23 +167,39 @@ func restrict(p Plan) ([]confine.Layer, error) {
 // are not root's own.
 func dropPrivileges(grant Grant) (confine.Layer, error) {
 	layer := confine.Layer{Name: "privileges"}
-	if err := confine.NoNewPrivileges(); err != nil {
+	if err := confine.Thread.NoNewPrivileges(); err != nil {
 		return layer, err
 	}
-	restore, err := confine.SuspendCapabilities()
-	if err != nil {
-		return layer, err
-	}
-	for _, path := range slices.Concat(grant.ReadOnly, grant.ReadWrite, grant.Devices, []string{grant.RunDir}) {
-		file, err := os.Open(path) // access(2) is for real users, who can do more
-		_ = file.Close()
-		if os.Geteuid() == 0 && errors.Is(err, unix.EACCES) {
+	if os.Geteuid() == 0 { // only root has any over files
+		path, err := unreachable(grant)
+		if err != nil {
+			return layer, err
+		}
+		if path != "" {
 			layer.Detail = fmt.Sprintf("root's capabilities are kept: without them there is no way to %q", path)
-			return layer, restore()
+			return layer, nil
 		}
 	}
 	layer.On, layer.Detail = true, "no capabilities, and none to be gained"
-	return layer, errors.Join(restore(), confine.DropCapabilities())
+	return layer, confine.Thread.DropCapabilities()
+}
+
+// unreachable is a file that root does not get to without capabilities, if there
+// is one.
+func unreachable(grant Grant) (_ string, err error) {
+	restore, err := confine.Thread.SuspendCapabilities()
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, restore()) }()
+	for _, path := range slices.Concat(grant.ReadOnly, grant.ReadWrite, grant.Devices, []string{grant.RunDir}) {
+		file, err := os.Open(path) // access(2) is for real users, who can do more
+		_ = file.Close()
+		if errors.Is(err, unix.EACCES) {
+			return path, nil
+		}
+	}
+	return "", nil
 }
 
 // limit sets resource limits. The number of processes is none of them: it
