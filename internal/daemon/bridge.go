@@ -13,7 +13,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/config"
 	"banger/internal/network/bridge"
-	"banger/internal/network/dns"
+	"banger/internal/network/dns/zone"
 	"banger/internal/network/plan"
 	"banger/internal/network/resolver"
 	"banger/internal/vm"
@@ -48,7 +48,7 @@ func bridgeNetwork(load func() (config.Config, error), names *guestNames) vm.Net
 // guestNames answers the DNS questions of guests on the bridge, from when it is
 // first asked to.
 type guestNames struct {
-	lookup dns.Lookup
+	lookup zone.Lookup
 	log    *slog.Logger
 
 	mu    sync.Mutex

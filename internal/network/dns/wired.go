@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"banger/internal/network/dns/zone"
 )
 
 // ErrNotWired says that the host's resolver does not ask banger about NAME.vm.
@@ -35,7 +37,7 @@ func Wired(ctx context.Context, resolvConf string) (owner string, err error) {
 
 // Ask asks a server whose banger answers, through it, for NAME.vm.
 func Ask(ctx context.Context, server string) (owner string, err error) {
-	question := new(dns.Msg).SetQuestion(Probe, dns.TypeTXT)
+	question := new(dns.Msg).SetQuestion(zone.Probe, dns.TypeTXT)
 	answer, _, err := new(dns.Client).ExchangeContext(ctx, question, server)
 	if err != nil {
 		return "", errors.Join(ErrNotWired, err)

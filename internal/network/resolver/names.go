@@ -3,9 +3,7 @@ package resolver
 import (
 	"strings"
 
-	miekg "github.com/miekg/dns"
-
-	"banger/internal/network/dns"
+	"banger/internal/network/dns/zone"
 )
 
 // own answers a question about the names of VMs, and returns nil for all
@@ -14,17 +12,13 @@ func (r *Resolver) own(question []byte) []byte {
 	if !ofVMs(question) {
 		return nil
 	}
-	var message miekg.Msg
-	if err := message.Unpack(question); err != nil {
-		return failure(question)
-	}
-	answer := dns.Answer(&message, "", r.Names)
-	answer.RecursionAvailable = true
-	packed, err := answer.Pack()
+	answer, err := zone.Answer(question, "", r.Names)
 	if err != nil {
 		return failure(question)
 	}
-	return packed
+	const flags, recursionAvailable = 3, 0x80
+	answer[flags] |= recursionAvailable
+	return answer
 }
 
 // ofVMs says whether a message asks for a name in the zone of VMs. It looks at

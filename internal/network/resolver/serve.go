@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"banger/internal/network/dns"
+	"banger/internal/network/dns/zone"
 )
 
 const (
@@ -37,7 +37,7 @@ var errNoAnswer = errors.New("no DNS server answered")
 // Resolver answers questions. Its fields are set before it is used.
 type Resolver struct {
 	// Names says what NAME.vm means in guests.
-	Names dns.Lookup
+	Names zone.Lookup
 	// Servers returns the DNS servers that are asked about all other names;
 	// what they answer is not looked into.
 	Servers func() []netip.AddrPort
