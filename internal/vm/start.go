@@ -406,7 +406,7 @@ func (m *Manager) live(ctx context.Context, e *entry) vmm.Machine {
 }
 
 // watch forgets the machine when its process is gone, and until then looks
-// after it.
+// after it. Only then it lets go of it, or the process would not be reaped.
 func (m *Manager) watch(ctx context.Context, e *entry, machine vmm.Machine) {
 	record := m.look(e).record
 	m.wait.Go(func() {
@@ -416,6 +416,9 @@ func (m *Manager) watch(ctx context.Context, e *entry, machine vmm.Machine) {
 			select {
 			case <-machine.Done():
 				m.ended(ctx, e, machine)
+				if err := machine.Close(); err != nil {
+					m.log.WarnContext(ctx, "cannot let go of a VMM", "vm", record.Name, "error", err)
+				}
 				return
 			case <-m.background.Done():
 				return
@@ -432,9 +435,6 @@ func (m *Manager) ended(ctx context.Context, e *entry, machine vmm.Machine) {
 	name, grave, first := m.forget(ctx, e, machine)
 	if !first {
 		return
-	}
-	if err := machine.Close(); err != nil {
-		m.log.WarnContext(ctx, "cannot let go of a VMM", "vm", name, "error", err)
 	}
 	if err := os.RemoveAll(grave); err != nil {
 		m.log.WarnContext(ctx, "cannot remove a VM's sockets", "vm", name, "error", err)

@@ -138,13 +138,27 @@ func (m *Manager) stopped(e *entry) (api.VM, error) {
 // powerOff kills the VMM, if there is one, and forgets it. It does not hang on
 // a caller's patience: the process is gone in a moment.
 func (m *Manager) powerOff(ctx context.Context, e *entry) error {
+	return m.end(ctx, e, vmm.Machine.Kill)
+}
+
+// cutOff is powerOff for a VM that is deleted: nobody will open its disks again,
+// and there is no need to wait until the kernel has let go of them. Of its TAP
+// there is, which is the next one's that gets the address.
+func (m *Manager) cutOff(ctx context.Context, e *entry) error {
+	if m.look(e).onBridge() {
+		return m.powerOff(ctx, e)
+	}
+	return m.end(ctx, e, vmm.Machine.Cut)
+}
+
+func (m *Manager) end(ctx context.Context, e *entry, kill func(vmm.Machine, context.Context) error) error {
 	s := m.look(e)
 	if s.machine == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), vmm.KillTimeout)
 	defer cancel()
-	if err := s.machine.Kill(ctx); err != nil {
+	if err := kill(s.machine, ctx); err != nil {
 		select {
 		case <-s.machine.Done(): // and who watches it has let go of it already
 		default:
@@ -196,7 +210,7 @@ func (m *Manager) destroy(ctx context.Context, e *entry) error {
 		}
 		m.log.WarnContext(ctx, "deleting without a recorded intent", "vm", m.look(e).record.Name, "error", err)
 	}
-	if err := m.powerOff(ctx, e); err != nil {
+	if err := m.cutOff(ctx, e); err != nil {
 		return err
 	}
 	return m.erase(ctx, e)

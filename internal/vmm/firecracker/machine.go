@@ -35,6 +35,13 @@ func (m *machine) Kill(ctx context.Context) error {
 	return m.process.Kill(ctx)
 }
 
+// Cut implements [vmm.Machine].
+func (m *machine) Cut(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, vmm.KillTimeout)
+	defer cancel()
+	return m.process.Cut(ctx)
+}
+
 // Done implements [vmm.Machine].
 func (m *machine) Done() <-chan struct{} { return m.process.Done() }
 

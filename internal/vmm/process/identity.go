@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -53,21 +54,44 @@ func BootID() (string, error) {
 type stat struct {
 	state     byte
 	startTime uint64
+	memory    uint64 // addresses in use, in bytes
 }
 
 // ended says that only the table entry is left.
 func (s stat) ended() bool { return s.state == 'Z' || s.state == 'X' || s.state == 'x' }
 
 func readStat(pid int) (stat, error) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return stat{}, fmt.Errorf("cannot look at process %d: %w", pid, err)
+	return readStatAt("/proc/" + strconv.Itoa(pid) + "/stat")
+}
+
+func readStatAt(path string) (stat, error) {
+	data, err := os.ReadFile(path)
+	var found stat
+	if err == nil {
+		found, err = parseStat(data)
 	}
-	parsed, err := parseStat(data)
 	if err != nil {
-		return stat{}, fmt.Errorf("cannot look at process %d: %w", pid, err)
+		return stat{}, fmt.Errorf("cannot look at a process: %w", err)
 	}
-	return parsed, nil
+	return found, nil
+}
+
+// spent says that no thread of a process that was killed can run its program any
+// more: the kernel has begun to end each of them, which takes memory away first.
+func spent(pid int) bool {
+	threads := "/proc/" + strconv.Itoa(pid) + "/task"
+	entries, err := os.ReadDir(threads)
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	for _, entry := range entries {
+		thread, err := readStatAt(filepath.Join(threads, entry.Name(), "stat"))
+		gone := errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH)
+		if !gone && (err != nil || thread.memory > 0) {
+			return false
+		}
+	}
+	return true
 }
 
 // parseStat reads proc_pid_stat(5). The second field, the program's name in
@@ -79,13 +103,17 @@ func parseStat(data []byte) (stat, error) {
 	}
 	fields := bytes.Fields(data[end+1:])
 	// Fields are numbered from 1, and fields[0] is the third.
-	const state, startTime = 0, 22 - 3
-	if len(fields) <= startTime || len(fields[state]) != 1 {
+	const state, startTime, memory = 0, 22 - 3, 23 - 3
+	if len(fields) <= memory || len(fields[state]) != 1 {
 		return stat{}, fmt.Errorf("unexpected content of its stat file: %.80q", data)
 	}
 	ticks, err := strconv.ParseUint(string(fields[startTime]), 10, 64)
 	if err != nil {
 		return stat{}, fmt.Errorf("unexpected start time in its stat file: %w", err)
 	}
-	return stat{state: fields[state][0], startTime: ticks}, nil
+	size, err := strconv.ParseUint(string(fields[memory]), 10, 64)
+	if err != nil {
+		return stat{}, fmt.Errorf("unexpected size in its stat file: %w", err)
+	}
+	return stat{state: fields[state][0], startTime: ticks, memory: size}, nil
 }

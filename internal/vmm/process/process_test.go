@@ -116,6 +116,28 @@ func TestKill(t *testing.T) {
 	}
 }
 
+func TestCut(t *testing.T) {
+	t.Parallel()
+	p := sleeper(t)
+	if spent(p.Identity().PID) {
+		t.Error("a process that runs is taken for one that cannot")
+	}
+	for range 2 {
+		if err := p.Cut(t.Context()); err != nil {
+			t.Errorf("cut: %v", err)
+		}
+		if !spent(p.Identity().PID) {
+			t.Error("a process that was cut runs on")
+		}
+	}
+	wait(t, p)
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := p.Cut(canceled); err != nil {
+		t.Errorf("cut of what has ended: %v", err)
+	}
+}
+
 func TestOpen(t *testing.T) {
 	t.Parallel()
 	p := sleeper(t)
@@ -214,17 +236,19 @@ func TestOpenZombie(t *testing.T) {
 func TestParseStat(t *testing.T) {
 	t.Parallel()
 	const rest = " 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21"
+	const size = 20
 	for _, test := range []struct {
 		in   string
 		want stat
 		ok   bool
 	}{
-		{"12 (sleep) S" + rest, stat{'S', 4242}, true},
-		{"12 (a) Z 1 (b c) R" + rest, stat{'R', 4242}, true},
+		{"12 (sleep) S" + rest, stat{'S', 4242, size}, true},
+		{"12 (a) Z 1 (b c) R" + rest, stat{'R', 4242, size}, true},
 		{"12 (sleep) SS" + rest, stat{}, false},
 		{"12 (sleep) S 1 2 3", stat{}, false},
 		{"12 sleep S" + rest, stat{}, false},
 		{"12 (sleep) S" + strings.Replace(rest, "4242", "-1", 1), stat{}, false},
+		{"12 (sleep) S" + strings.Replace(rest, " 20 ", " x ", 1), stat{}, false},
 		{"", stat{}, false},
 	} {
 		got, err := parseStat([]byte(test.in))

@@ -20,7 +20,7 @@ const listenTimeout = time.Second
 const reapTimeout = 10 * time.Second
 
 // pollInterval is between two looks.
-const pollInterval = 3 * time.Millisecond
+const pollInterval = 2 * time.Millisecond
 
 // Reap kills the process that listens on the unix socket at path, if there is
 // one, and waits for its end. It is for a start that was interrupted before

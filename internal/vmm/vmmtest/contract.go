@@ -248,12 +248,13 @@ func testAgent(t *testing.T, h Harness) {
 	if _, err := client.Hello(h.context(t)); err != nil {
 		t.Errorf("after a call that was canceled: %v", err)
 	}
-	if err := m.Kill(h.context(t)); err != nil {
+	if err := m.Cut(h.context(t)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := client.Hello(h.context(t)); err == nil {
 		t.Error("a killed guest answers")
 	}
+	h.waitDone(t, m)
 }
 
 func (h Harness) exec(t *testing.T, client *agent.Client, script, stdin string) {

@@ -270,5 +270,6 @@ func (m *fakeMachine) DialAgent(ctx context.Context) (net.Conn, error) {
 }
 
 func (m *fakeMachine) Kill(ctx context.Context) error { return m.process.Kill(ctx) }
+func (m *fakeMachine) Cut(ctx context.Context) error  { return m.process.Cut(ctx) }
 func (m *fakeMachine) Done() <-chan struct{}          { return m.process.Done() }
 func (m *fakeMachine) Close() error                   { return m.process.Close() }
