@@ -31,9 +31,13 @@ const lookTimeout = 30 * time.Second
 
 var errSilent = errors.New("it does not answer")
 
+// idleTimeout is how long a stream is kept for the next call, which mostly comes
+// at once or never.
+const idleTimeout = time.Second
+
 // Client talks to the agent in one guest. Its methods may be called from any
-// goroutine; each call opens a stream of its own. An error that the agent
-// answered is a *[wire.Error] (errors.As).
+// goroutine; calls at the same time have streams of their own. An error that the
+// agent answered is a *[wire.Error] (errors.As).
 type Client struct {
 	http *http.Client
 }
@@ -42,7 +46,7 @@ type Client struct {
 func New(dial func(ctx context.Context) (net.Conn, error)) *Client {
 	return &Client{http: &http.Client{Transport: &http.Transport{
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
-		DisableKeepAlives:  true,
+		IdleConnTimeout:    idleTimeout,
 		DisableCompression: true,
 		WriteBufferSize:    64 << 10,
 		ReadBufferSize:     64 << 10,
