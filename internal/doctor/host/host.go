@@ -11,7 +11,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/config"
 	"banger/internal/confine"
-	"banger/internal/doctor"
+	"banger/internal/doctor/checks"
 	"banger/internal/hostenv"
 	"banger/internal/image"
 	"banger/internal/kernel"
@@ -31,19 +31,19 @@ import (
 // Deps returns what doctor looks at on this machine. Nothing is looked at yet,
 // but for the configuration. launcher is an executable that is a launcher of
 // VMMs when it is told to.
-func Deps(dirs paths.Dirs, launcher string) (doctor.Deps, error) {
+func Deps(dirs paths.Dirs, launcher string) (checks.Deps, error) {
 	settings, configErr := config.Load(dirs)
 	if configErr != nil {
 		settings = config.Defaults(dirs) // the other checks go by these
 	}
 	images, err := image.Open(dirs.Images(), image.Options{Mirror: settings.DebianMirror})
 	if err != nil {
-		return doctor.Deps{}, err
+		return checks.Deps{}, err
 	}
 	log := slog.New(slog.DiscardHandler)
 	kernels := kernel.New(kernel.Options{Dir: dirs.Kernels(), CacheDir: dirs.Cache, Mirror: settings.DebianMirror, Log: log})
 	probe := func(ctx context.Context) kvm.Verdict { return kvm.Probe(ctx, kvm.Device, dirs.Cache) }
-	return doctor.Deps{
+	return checks.Deps{
 		Dirs: dirs, Config: settings, ConfigErr: configErr,
 		Drivers: []vmm.Driver{
 			firecracker.New(firecracker.Options{Launcher: launcher, Binary: settings.FirecrackerBin, KVM: probe, Log: log}),
@@ -54,7 +54,7 @@ func Deps(dirs paths.Dirs, launcher string) (doctor.Deps, error) {
 		Image: func(_ context.Context, name string) (api.Image, error) {
 			found, err := images.Get(name)
 			if isNotFound(err) {
-				return doctor.FindImage(name, images.Available())
+				return checks.FindImage(name, images.Available())
 			}
 			if err != nil {
 				return api.Image{}, err

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"banger/internal/doctor"
+	"banger/internal/doctor/checks"
 	"banger/internal/doctor/host"
 	"banger/internal/paths"
 	"banger/internal/vmm/launch/launcher"
@@ -64,7 +65,7 @@ func TestThisMachine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows := doctor.Run(t.Context(), deps)
+	rows := checks.Run(t.Context(), deps)
 	for check, status := range map[string]doctor.Status{
 		"configuration": doctor.Pass, "runtime directory": doctor.Pass, "database": doctor.Pass, "ssh key": doctor.Pass, "VM defaults": doctor.Pass,
 		"default image": doctor.Warn, "default kernel": doctor.Warn, "ssh shortcut": doctor.Warn,
@@ -91,7 +92,7 @@ func TestBadConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows := doctor.Run(t.Context(), deps)
+	rows := checks.Run(t.Context(), deps)
 	if got := row(t, rows, "configuration"); got.Status != doctor.Fail {
 		t.Errorf("%+v", got)
 	}

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 
-	"banger/internal/doctor"
+	"banger/internal/doctor/checks"
 	"banger/internal/paths"
 )
 
@@ -20,7 +20,7 @@ func Report(ctx context.Context, getenv func(string) string, executable string, 
 	if err != nil {
 		return err
 	}
-	if err := json.NewEncoder(w).Encode(doctor.Run(ctx, deps)); err != nil {
+	if err := json.NewEncoder(w).Encode(checks.Run(ctx, deps)); err != nil {
 		return fmt.Errorf("cannot write: %w", err)
 	}
 	return nil

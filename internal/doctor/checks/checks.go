@@ -1,4 +1,4 @@
-package doctor
+package checks
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/config"
+	"banger/internal/doctor"
 	"banger/internal/network/bridge"
 	"banger/internal/network/plan"
 	"banger/internal/paths"
@@ -23,37 +24,37 @@ import (
 	"banger/internal/vmm/firecracker"
 )
 
-func architecture(context.Context, Deps) []Row {
+func architecture(context.Context, Deps) []doctor.Row {
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
-		return []Row{fail("architecture", runtime.GOOS+"/"+runtime.GOARCH+" is not supported", "use a Linux machine with an x86-64 processor")}
+		return []doctor.Row{fail("architecture", runtime.GOOS+"/"+runtime.GOARCH+" is not supported", "use a Linux machine with an x86-64 processor")}
 	}
-	return []Row{pass("architecture", "linux on x86-64")}
+	return []doctor.Row{pass("architecture", "linux on x86-64")}
 }
 
-func configuration(_ context.Context, deps Deps) []Row {
+func configuration(_ context.Context, deps Deps) []doctor.Row {
 	path := deps.Dirs.ConfigFile()
 	if deps.ConfigErr != nil {
-		return []Row{fail("configuration", deps.ConfigErr.Error(), "correct it, or move the file away: every key has a default")}
+		return []doctor.Row{fail("configuration", deps.ConfigErr.Error(), "correct it, or move the file away: every key has a default")}
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return []Row{pass("configuration", "defaults: there is no "+path)}
+		return []doctor.Row{pass("configuration", "defaults: there is no "+path)}
 	}
-	return []Row{pass("configuration", path)}
+	return []doctor.Row{pass("configuration", path)}
 }
 
-func runtimeDirectory(_ context.Context, deps Deps) []Row {
+func runtimeDirectory(_ context.Context, deps Deps) []doctor.Row {
 	if err := deps.Dirs.MakeRuntime(); err != nil {
-		return []Row{fail("runtime directory", err.Error(), "set XDG_RUNTIME_DIR to a private directory of yours with a short path")}
+		return []doctor.Row{fail("runtime directory", err.Error(), "set XDG_RUNTIME_DIR to a private directory of yours with a short path")}
 	}
-	return []Row{pass("runtime directory", deps.Dirs.Runtime)}
+	return []doctor.Row{pass("runtime directory", deps.Dirs.Runtime)}
 }
 
-func virtualization(ctx context.Context, deps Deps) []Row {
+func virtualization(ctx context.Context, deps Deps) []doctor.Row {
 	verdict := deps.KVM(ctx)
 	if verdict.Working {
-		return []Row{pass("KVM", "it runs guest code at speed")}
+		return []doctor.Row{pass("KVM", "it runs guest code at speed")}
 	}
-	return []Row{warn("KVM", verdict.Reason+"; VMs are emulated, which works but is slower", verdict.Hint)}
+	return []doctor.Row{warn("KVM", verdict.Reason+"; VMs are emulated, which works but is slower", verdict.Hint)}
 }
 
 // installHint says where a VMM comes from.
@@ -71,8 +72,8 @@ const namespaceHint = "allow user namespaces (sysctl user.max_user_namespaces, k
 
 // drivers makes a row for each VMM. One that works is enough, unless the
 // configuration names another.
-func drivers(ctx context.Context, deps Deps) []Row {
-	var rows []Row
+func drivers(ctx context.Context, deps Deps) []doctor.Row {
+	var rows []doctor.Row
 	usable := false
 	for _, driver := range deps.Drivers {
 		name := driver.Name()
@@ -81,7 +82,7 @@ func drivers(ctx context.Context, deps Deps) []Row {
 		if !found.Usable {
 			row := warn("VMM "+name, "not usable: "+strings.Join(found.Reasons, "; "), installHint(name))
 			if deps.Config.VMM == name {
-				row.Status, row.Hint = Fail, "install it, or set vmm = \"auto\" in "+deps.Dirs.ConfigFile()
+				row.Status, row.Hint = doctor.Fail, "install it, or set vmm = \"auto\" in "+deps.Dirs.ConfigFile()
 			}
 			rows = append(rows, row)
 			continue
@@ -119,7 +120,7 @@ var confinementHints = map[string]string{
 
 // confinement says which layers hold VMMs. A missing one stops nobody, since
 // each holds alone, but the user is to know.
-func confinement(ctx context.Context, deps Deps) []Row {
+func confinement(ctx context.Context, deps Deps) []doctor.Row {
 	const check = "confinement"
 	layers, err := deps.Confinement(ctx)
 	if err != nil {
@@ -127,7 +128,7 @@ func confinement(ctx context.Context, deps Deps) []Row {
 		if missing, ok := errors.AsType[*paths.Error](err); ok {
 			hint = missing.Hint
 		}
-		return []Row{fail(check, err.Error(), hint)}
+		return []doctor.Row{fail(check, err.Error(), hint)}
 	}
 	var on, off, hints []string
 	for _, layer := range layers {
@@ -142,9 +143,9 @@ func confinement(ctx context.Context, deps Deps) []Row {
 	}
 	detail := "VMMs are confined by " + strings.Join(on, ", ")
 	if off == nil {
-		return []Row{pass(check, detail)}
+		return []doctor.Row{pass(check, detail)}
 	}
-	return []Row{warn(check, detail+"; not by "+strings.Join(off, ", "), strings.Join(hints, "; "))}
+	return []doctor.Row{warn(check, detail+"; not by "+strings.Join(off, ", "), strings.Join(hints, "; "))}
 }
 
 // hostTools are the programs that banger runs, beside VMMs and what fetches
@@ -154,9 +155,9 @@ var hostTools = []struct{ name, pkg, why string }{
 	{"ssh", "openssh-client", "opens sessions"},
 }
 
-func tools(_ context.Context, deps Deps) []Row {
+func tools(_ context.Context, deps Deps) []doctor.Row {
 	var found []string
-	var rows []Row
+	var rows []doctor.Row
 	for _, tool := range hostTools {
 		if _, err := deps.LookPath(tool.name); err != nil {
 			rows = append(rows, fail("host tools", tool.name+" is missing, which "+tool.why, "sudo apt-get install "+tool.pkg))
@@ -165,59 +166,59 @@ func tools(_ context.Context, deps Deps) []Row {
 		found = append(found, tool.name)
 	}
 	if rows == nil {
-		rows = []Row{pass("host tools", strings.Join(found, ", "))}
+		rows = []doctor.Row{pass("host tools", strings.Join(found, ", "))}
 	}
 	return rows
 }
 
 // fetching fails only where something has to be fetched still.
-func fetching(ctx context.Context, deps Deps) []Row {
+func fetching(ctx context.Context, deps Deps) []doctor.Row {
 	const check = "image building"
 	err := deps.CanFetch(ctx)
 	if err == nil {
-		return []Row{pass(check, "the tools are there, and so are user namespaces or root")}
+		return []doctor.Row{pass(check, "the tools are there, and so are user namespaces or root")}
 	}
-	status := Warn
+	status := doctor.Warn
 	if image, imageErr := deps.Image(ctx, deps.Config.DefaultImage); imageErr != nil || !image.Present {
-		status = Fail
+		status = doctor.Fail
 	} else if kernel, kernelErr := deps.Kernel(ctx, image.Kernel); kernelErr != nil || !kernel.Present {
-		status = Fail
+		status = doctor.Fail
 	}
-	return []Row{explain(check, status, err)}
+	return []doctor.Row{explain(check, status, err)}
 }
 
-func imageAndKernel(ctx context.Context, deps Deps) []Row {
+func imageAndKernel(ctx context.Context, deps Deps) []doctor.Row {
 	name := deps.Config.DefaultImage
 	image, err := deps.Image(ctx, name)
 	if err != nil {
-		return []Row{explain("default image", Fail, err)}
+		return []doctor.Row{explain("default image", doctor.Fail, err)}
 	}
-	rows := []Row{present("default image", name, image.Present, image.Size, "image")}
+	rows := []doctor.Row{present("default image", name, image.Present, image.Size, "image")}
 	kernel, err := deps.Kernel(ctx, image.Kernel)
 	if err != nil {
-		return append(rows, explain("default kernel", Fail, err))
+		return append(rows, explain("default kernel", doctor.Fail, err))
 	}
 	return append(rows, present("default kernel", image.Kernel, kernel.Present, kernel.Size, "kernel"))
 }
 
-func present(check, name string, here bool, bytes int64, kind string) Row {
+func present(check, name string, here bool, bytes int64, kind string) doctor.Row {
 	if !here {
 		return warn(check, name+" is not here yet; the first VM fetches it", "to fetch it now: banger "+kind+" pull "+name)
 	}
 	return pass(check, name+", "+size.Human(bytes))
 }
 
-func database(ctx context.Context, deps Deps) []Row {
+func database(ctx context.Context, deps Deps) []doctor.Row {
 	have, want, err := deps.Schema(ctx)
 	switch {
 	case err != nil:
-		return []Row{fail("database", err.Error(), "")}
+		return []doctor.Row{fail("database", err.Error(), "")}
 	case have == 0:
-		return []Row{pass("database", "there is none yet")}
+		return []doctor.Row{pass("database", "there is none yet")}
 	case have < want:
-		return []Row{pass("database", fmt.Sprintf("version %d; it becomes %d when bangerd starts", have, want))}
+		return []doctor.Row{pass("database", fmt.Sprintf("version %d; it becomes %d when bangerd starts", have, want))}
 	default:
-		return []Row{pass("database", fmt.Sprintf("version %d", have))}
+		return []doctor.Row{pass("database", fmt.Sprintf("version %d", have))}
 	}
 }
 
@@ -227,20 +228,20 @@ const (
 	noSpace     = 512 * size.MiB
 )
 
-func diskSpace(_ context.Context, deps Deps) []Row {
+func diskSpace(_ context.Context, deps Deps) []doctor.Row {
 	free, err := freeSpace(deps.Dirs.State)
 	if err != nil {
-		return []Row{fail("disk space", err.Error(), "")}
+		return []doctor.Row{fail("disk space", err.Error(), "")}
 	}
 	detail := fmt.Sprintf("%s free for %s", size.Human(free), deps.Dirs.State)
 	hint := "make room, or put the state elsewhere with XDG_STATE_HOME; banger vm prune deletes stopped VMs"
 	switch {
 	case free < noSpace:
-		return []Row{fail("disk space", detail, hint)}
+		return []doctor.Row{fail("disk space", detail, hint)}
 	case free < littleSpace:
-		return []Row{warn("disk space", detail, hint)}
+		return []doctor.Row{warn("disk space", detail, hint)}
 	default:
-		return []Row{pass("disk space", detail)}
+		return []doctor.Row{pass("disk space", detail)}
 	}
 }
 
@@ -255,60 +256,60 @@ func freeSpace(dir string) (int64, error) {
 	}
 }
 
-func key(_ context.Context, deps Deps) []Row {
+func key(_ context.Context, deps Deps) []doctor.Row {
 	path := deps.Config.SSHKeyPath
 	err := ssh.CheckKey(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return []Row{pass("ssh key", path+" is made when bangerd starts")}
+		return []doctor.Row{pass("ssh key", path+" is made when bangerd starts")}
 	case err != nil:
-		return []Row{fail("ssh key", err.Error(), "")}
+		return []doctor.Row{fail("ssh key", err.Error(), "")}
 	default:
-		return []Row{pass("ssh key", path)}
+		return []doctor.Row{pass("ssh key", path)}
 	}
 }
 
-func shortcut(_ context.Context, deps Deps) []Row {
+func shortcut(_ context.Context, deps Deps) []doctor.Row {
 	const check = "ssh shortcut"
 	user := filepath.Join(deps.Dirs.Home, ".ssh", "config")
 	installed, err := sshconfig.Installed(user, deps.Dirs.SSHConfig())
 	if err != nil {
-		return []Row{warn(check, err.Error(), "")}
+		return []doctor.Row{warn(check, err.Error(), "")}
 	}
 	if installed {
-		return []Row{pass(check, "ssh NAME.vm works from any terminal")}
+		return []doctor.Row{pass(check, "ssh NAME.vm works from any terminal")}
 	}
 	if data, err := os.ReadFile(user); err == nil && strings.Contains(string(data), deps.Dirs.SSHConfig()) {
-		return []Row{pass(check, user+" includes banger's configuration")}
+		return []doctor.Row{pass(check, user+" includes banger's configuration")}
 	}
-	return []Row{warn(check, "not set up, so plain ssh does not know NAME.vm; banger vm ssh works without", "banger ssh-config --install")}
+	return []doctor.Row{warn(check, "not set up, so plain ssh does not know NAME.vm; banger vm ssh works without", "banger ssh-config --install")}
 }
 
-func network(_ context.Context, deps Deps) []Row {
+func network(_ context.Context, deps Deps) []doctor.Row {
 	const check = "network"
 	user := pass(check, "user mode: guests reach "+deps.Config.Network.String()+", through a process of yours without any privilege; nothing reaches them from outside")
 	if deps.Config.NetworkMode == "user" {
-		return []Row{user}
+		return []doctor.Row{user}
 	}
 	err := deps.Bridge()
 	switch {
 	case err == nil:
-		return []Row{pass(check, fmt.Sprintf("bridge mode: guests are on %s, %v, and reach %s; this host reaches them by their addresses", bridge.Name, plan.WithLength(plan.Gateway), deps.Config.Network))}
+		return []doctor.Row{pass(check, fmt.Sprintf("bridge mode: guests are on %s, %v, and reach %s; this host reaches them by their addresses", bridge.Name, plan.WithLength(plan.Gateway), deps.Config.Network))}
 	case deps.Config.NetworkMode == "bridge":
-		return []Row{explain(check, Fail, err)}
+		return []doctor.Row{explain(check, doctor.Fail, err)}
 	case errors.Is(err, bridge.ErrNotSetUp):
-		return []Row{user}
+		return []doctor.Row{user}
 	}
-	row := explain(check, Warn, err)
+	row := explain(check, doctor.Warn, err)
 	row.Detail += "; " + user.Detail
-	return []Row{row}
+	return []doctor.Row{row}
 }
 
 // maxNamed is how many certificates are named.
 const maxNamed = 5
 
 // hostEnvironment says what guests get of how this host reaches the network.
-func hostEnvironment(ctx context.Context, deps Deps) []Row {
+func hostEnvironment(ctx context.Context, deps Deps) []doctor.Row {
 	const check = "host environment"
 	passed := deps.HostEnvironment(ctx)
 	var parts []string
@@ -338,20 +339,20 @@ func hostEnvironment(ctx context.Context, deps Deps) []Row {
 		detail = "guests get no proxy and no CA certificates of this host"
 	}
 	if len(passed.Warnings) > 0 {
-		return []Row{warn(check, detail+"; "+strings.Join(passed.Warnings, "; "), "choose what is passed with [host_environment] in "+deps.Dirs.ConfigFile())}
+		return []doctor.Row{warn(check, detail+"; "+strings.Join(passed.Warnings, "; "), "choose what is passed with [host_environment] in "+deps.Dirs.ConfigFile())}
 	}
-	return []Row{pass(check, detail)}
+	return []doctor.Row{pass(check, detail)}
 }
 
-func defaults(_ context.Context, deps Deps) []Row {
+func defaults(_ context.Context, deps Deps) []doctor.Row {
 	host, err := config.ThisHost()
 	spec := config.Sizes(deps.Config, config.Request{}, host)
 	detail := fmt.Sprintf("%d vCPU (%s), %d MiB RAM (%s), %s disk (%s)",
 		spec.VCPU, spec.VCPUFrom, spec.MemoryMiB, spec.MemoryFrom, size.Format(spec.DiskBytes), spec.DiskFrom)
 	if err != nil {
-		return []Row{warn("VM defaults", detail+"; "+err.Error(), "")}
+		return []doctor.Row{warn("VM defaults", detail+"; "+err.Error(), "")}
 	}
-	return []Row{pass("VM defaults", detail)}
+	return []doctor.Row{pass("VM defaults", detail)}
 }
 
 // FindImage picks an image out of what is in the store and in the catalog.
