@@ -1,6 +1,7 @@
 package confine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime"
@@ -55,27 +56,56 @@ const NewNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
 
 // Filter says which system calls a process may make. Those of another
 // architecture end it.
-type Filter struct{ program []unix.SockFilter }
+type Filter struct{ rules []rule }
+
+type rule struct {
+	call uint32
+	body []unix.SockFilter
+}
 
 // NewFilter returns a filter without rules.
-func NewFilter() *Filter {
+func NewFilter() *Filter { return new(Filter) }
+
+// On says what is run for one system call. It must come to a verdict.
+func (f *Filter) On(call uint32, body ...unix.SockFilter) {
+	f.rules = append(f.rules, rule{call, body})
+}
+
+// program is the filter, with the verdict on all other calls.
+func (f *Filter) program(otherwise unix.SockFilter) []unix.SockFilter {
 	load := func(offset uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
 	}
-	return &Filter{program: []unix.SockFilter{
+	rules := slices.SortedFunc(slices.Values(f.rules), func(a, b rule) int { return cmp.Compare(a.call, b.call) })
+	return slices.Concat([]unix.SockFilter{
 		load(offsetArch),
 		If(auditArch, 1, 0),
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_KILL_PROCESS},
 		load(offsetCall),
 		{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, K: otherABI, Jf: 1},
 		Deny,
-	}}
+	}, search(rules, otherwise))
 }
 
-// On adds what is run for one system call. It must come to a verdict.
-func (f *Filter) On(call uint32, body ...unix.SockFilter) {
-	f.program = append(f.program, If(call, 0, uint8(len(body))))
-	f.program = append(f.program, body...)
+// search finds the rule for a call among those that are sorted, by halves: the
+// kernel goes through a filter at many calls, and at once for every number
+// there is when it is installed.
+func search(rules []rule, otherwise unix.SockFilter) []unix.SockFilter {
+	const few = 4
+	if len(rules) <= few {
+		var program []unix.SockFilter
+		for _, r := range rules {
+			program = append(program, If(r.call, 0, uint8(len(r.body))))
+			program = append(program, r.body...)
+		}
+		return append(program, otherwise)
+	}
+	half := len(rules) / 2
+	lower := search(rules[:half], otherwise)
+	return slices.Concat([]unix.SockFilter{
+		{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, K: rules[half].call, Jf: 1},
+		{Code: unix.BPF_JMP | unix.BPF_JA, K: uint32(len(lower))},
+	}, lower, search(rules[half:], otherwise))
 }
 
 // Install puts the filter, with the verdict on all other calls, on all threads
@@ -84,7 +114,7 @@ func (f *Filter) Install(otherwise unix.SockFilter) error {
 	if auditArch == 0 {
 		return fmt.Errorf("cannot filter system calls on %s", runtime.GOARCH)
 	}
-	program := slices.Concat(f.program, []unix.SockFilter{otherwise})
+	program := f.program(otherwise)
 	fprog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
 	result, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&fprog)))
 	if errno != 0 {
