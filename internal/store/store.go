@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -78,6 +79,9 @@ type Store struct {
 	db     *sql.DB
 	update *sql.Stmt
 	fresh  bool
+
+	writing sync.Mutex
+	relaxed bool // what is written is not waited for to be on the disk
 }
 
 // Open opens the database at path, creates it or brings its schema up to date.
@@ -223,6 +227,25 @@ func values(vm VM) ([]any, error) {
 	}, nil
 }
 
+// write makes a change of a record. That of an ephemeral VM, which is deleted
+// after a crash of the host, is not waited for to be on its disk; a crash of
+// bangerd loses neither.
+func (s *Store) write(ctx context.Context, vm VM, change func() error) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if s.relaxed != vm.Ephemeral {
+		mode := "FULL"
+		if vm.Ephemeral {
+			mode = "NORMAL"
+		}
+		if _, err := s.db.ExecContext(ctx, "PRAGMA synchronous = "+mode); err != nil {
+			return err
+		}
+		s.relaxed = vm.Ephemeral
+	}
+	return change()
+}
+
 // Insert adds a record. The error is [ErrNameTaken] or [ErrAddressTaken] where
 // that is the cause.
 func (s *Store) Insert(ctx context.Context, vm VM) error {
@@ -231,7 +254,10 @@ func (s *Store) Insert(ctx context.Context, vm VM) error {
 		return fmt.Errorf("cannot encode the record of %q: %w", vm.Name, err)
 	}
 	marks := strings.TrimSuffix(strings.Repeat("?, ", len(args)), ", ")
-	_, err = s.db.ExecContext(ctx, `INSERT INTO vm (`+columns+`) VALUES (`+marks+`)`, args...)
+	err = s.write(ctx, vm, func() error {
+		_, err := s.db.ExecContext(ctx, `INSERT INTO vm (`+columns+`) VALUES (`+marks+`)`, args...)
+		return err
+	})
 	if err == nil {
 		return nil
 	}
@@ -272,7 +298,11 @@ func (s *Store) Update(ctx context.Context, vm VM) error {
 	if err != nil {
 		return fmt.Errorf("cannot encode the record of %q: %w", vm.Name, err)
 	}
-	result, err := s.update.ExecContext(ctx, args...)
+	var result sql.Result
+	err = s.write(ctx, vm, func() (err error) {
+		result, err = s.update.ExecContext(ctx, args...)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("cannot record the VM %q: %w", vm.Name, full(err))
 	}
@@ -283,9 +313,13 @@ func (s *Store) Update(ctx context.Context, vm VM) error {
 }
 
 // Delete removes a record; one that is not there is no error.
-func (s *Store) Delete(ctx context.Context, id string) error {
-	if _, err := s.db.ExecContext(ctx, `DELETE FROM vm WHERE id = ?`, id); err != nil {
-		return fmt.Errorf("cannot delete the record of VM %s: %w", id, full(err))
+func (s *Store) Delete(ctx context.Context, vm VM) error {
+	err := s.write(ctx, vm, func() error {
+		_, err := s.db.ExecContext(ctx, `DELETE FROM vm WHERE id = ?`, vm.ID)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot delete the record of VM %s: %w", vm.ID, full(err))
 	}
 	return nil
 }

@@ -76,12 +76,44 @@ func TestRecordsSurvive(t *testing.T) {
 		t.Errorf("records after opening again (-want +got):\n%s", diff)
 	}
 	for range 2 { // the second time there is nothing to delete
-		if err := store.Delete(ctx, "a"); err != nil {
+		if err := store.Delete(ctx, a); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if got, err := store.List(ctx); err != nil || len(got) != 1 || got[0].ID != "b" {
 		t.Errorf("after Delete: %v, %v", got, err)
+	}
+}
+
+// TestWaitsForDisk looks at what SQLite was told before each change.
+func TestWaitsForDisk(t *testing.T) {
+	t.Parallel()
+	store := openTest(t, filepath.Join(t.TempDir(), "db"))
+	ctx := t.Context()
+	lasting, ephemeral := testVM("a", "one", "172.16.0.16"), testVM("b", "two", "172.16.0.17")
+	ephemeral.Ephemeral = true
+	kept := ephemeral
+	kept.Ephemeral = false
+	for i, step := range []struct {
+		change func() error
+		want   int // as "PRAGMA synchronous" has it
+	}{
+		{func() error { return nil }, 2},
+		{func() error { return store.Insert(ctx, ephemeral) }, 1},
+		{func() error { return store.Update(ctx, ephemeral) }, 1},
+		{func() error { return store.Insert(ctx, lasting) }, 2},
+		{func() error { return store.Update(ctx, ephemeral) }, 1},
+		{func() error { return store.Update(ctx, kept) }, 2},
+		{func() error { return store.Delete(ctx, ephemeral) }, 1},
+		{func() error { return store.Delete(ctx, lasting) }, 2},
+	} {
+		if err := step.change(); err != nil {
+			t.Fatal(err)
+		}
+		var got int
+		if err := store.db.QueryRowContext(ctx, "PRAGMA synchronous").Scan(&got); err != nil || got != step.want {
+			t.Errorf("step %d: %d, %v, want %d", i, got, err, step.want)
+		}
 	}
 }
 

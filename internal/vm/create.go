@@ -274,7 +274,7 @@ func (m *Manager) erase(ctx context.Context, e *entry) error {
 		return fmt.Errorf("cannot delete the disks of VM %q: %w", record.Name, err)
 	}
 	m.mu.Lock()
-	err := m.config.Store.Delete(context.WithoutCancel(ctx), record.ID)
+	err := m.config.Store.Delete(context.WithoutCancel(ctx), record)
 	if err == nil {
 		e.deleted = true
 		e.stopGrace()

@@ -201,11 +201,11 @@ func (f *freezer) Update(ctx context.Context, vm store.VM) error {
 	return f.Store.Update(ctx, vm)
 }
 
-func (f *freezer) Delete(ctx context.Context, id string) error {
+func (f *freezer) Delete(ctx context.Context, vm store.VM) error {
 	if err := f.write(); err != nil {
 		return err
 	}
-	return f.Store.Delete(ctx, id)
+	return f.Store.Delete(ctx, vm)
 }
 
 // killedAt runs an operation and freezes everything at its n-th write, which is

@@ -62,7 +62,7 @@ type Records interface {
 	List(ctx context.Context) ([]store.VM, error)
 	Insert(ctx context.Context, vm store.VM) error
 	Update(ctx context.Context, vm store.VM) error
-	Delete(ctx context.Context, id string) error
+	Delete(ctx context.Context, vm store.VM) error
 	Fresh() bool
 }
 
