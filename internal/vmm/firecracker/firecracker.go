@@ -213,7 +213,7 @@ func (d *Driver) instruct(ctx context.Context, child *process.Process, socket st
 }
 
 // pollInterval is between looks whether the API's socket is there.
-const pollInterval = 3 * time.Millisecond
+const pollInterval = time.Millisecond
 
 func awaitAPI(ctx context.Context, client *fcapi.Client, socket string) error {
 	for {
