@@ -234,8 +234,8 @@ func (m *Manager) specify(ctx context.Context, e *entry, report progress.Func) (
 		// The guest knows them by this order.
 		Disks: []vmm.Disk{
 			{Path: image.Path, ReadOnly: true},
-			{Path: overlayDisk(dir)},
-			{Path: workDisk(dir)},
+			{Path: overlayDisk(dir), Volatile: record.Ephemeral},
+			{Path: workDisk(dir), Volatile: record.Ephemeral},
 			{Path: kernel.Modules, ReadOnly: true},
 		},
 	}, nil

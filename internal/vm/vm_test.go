@@ -87,6 +87,20 @@ func TestLife(t *testing.T) {
 	wantKind(t, h.Delete(ctx, "one", api.DeleteVM{}), api.KindNotFound)
 }
 
+// TestVolatile: what is deleted after a crash of the host is not kept safe from it.
+func TestVolatile(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	for _, ephemeral := range []bool{false, true} {
+		vm := h.create(t, api.CreateVM{Name: fmt.Sprint("ephemeral-", ephemeral), Start: true, Ephemeral: ephemeral})
+		for i, disk := range h.fake.Boots(vm.ID)[0].Disks {
+			if want := ephemeral && !disk.ReadOnly; disk.Volatile != want {
+				t.Errorf("disk %d of %q is volatile: %v", i, vm.Name, disk.Volatile)
+			}
+		}
+	}
+}
+
 func TestKillAndForcedDelete(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)

@@ -22,6 +22,9 @@ var ErrGone = errors.New("the VMM process is gone")
 type Disk struct {
 	Path     string `json:"path"`
 	ReadOnly bool   `json:"read_only,omitempty"`
+	// Volatile says that it need not outlive a crash of the host: a guest that
+	// flushes does not wait for the host's own disk.
+	Volatile bool `json:"volatile,omitempty"`
 }
 
 // NetworkMode says what a guest's interface is connected to.

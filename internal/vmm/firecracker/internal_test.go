@@ -24,7 +24,7 @@ func TestPlan(t *testing.T) {
 	t.Parallel()
 	p, err := planOf(vmm.Spec{
 		ID: "ab", RunDir: "/run/ab", Kernel: "/k", Initramfs: "/i", Cmdline: "more=1", VCPU: 2, MemoryMiB: 512,
-		Disks: []vmm.Disk{{Path: "/d/root", ReadOnly: true}, {Path: "/d/work"}},
+		Disks: []vmm.Disk{{Path: "/d/root", ReadOnly: true}, {Path: "/d/overlay"}, {Path: "/d/work", Volatile: true}},
 		NIC:   &vmm.NIC{Mode: vmm.NetworkTAP, TAP: "bng0", MAC: "02:00:00:00:00:02"},
 	})
 	if err != nil {

@@ -56,8 +56,8 @@ func planOf(spec vmm.Spec) (plan, error) {
 	for i, disk := range spec.Disks {
 		// A root device would add root= and be moved to the front.
 		drive := fcapi.Drive{ID: fmt.Sprintf("disk%d", i), ReadOnly: disk.ReadOnly, Path: disk.Path}
-		if !disk.ReadOnly {
-			drive.Cache = "Writeback"
+		if !disk.ReadOnly && !disk.Volatile {
+			drive.Cache = "Writeback" // else no flush is passed on
 		}
 		p.drives = append(p.drives, drive)
 	}

@@ -130,7 +130,7 @@ func kernelArguments(spec vmm.Spec, on host) string {
 
 // diskArguments adds one disk. The n-th becomes the guest's n-th vd device.
 // QEMU's default for the cache is the right one: the host's page cache, which
-// guests share, and a guest's flush is an fsync.
+// guests share, and a guest's flush is an fsync, unless the disk is volatile.
 func diskArguments(n int, disk vmm.Disk) ([]string, error) {
 	type file struct {
 		Driver   string `json:"driver"`
@@ -138,12 +138,16 @@ func diskArguments(n int, disk vmm.Disk) ([]string, error) {
 		AIO      string `json:"aio"`
 		Discard  string `json:"discard,omitempty"`
 	}
+	type cache struct {
+		NoFlush bool `json:"no-flush"`
+	}
 	type node struct {
 		Driver       string `json:"driver"`
 		NodeName     string `json:"node-name"`
 		ReadOnly     bool   `json:"read-only"`
 		Discard      string `json:"discard,omitempty"`
 		DetectZeroes string `json:"detect-zeroes,omitempty"`
+		Cache        *cache `json:"cache,omitempty"`
 		File         file   `json:"file"`
 	}
 	name := "disk" + strconv.Itoa(n)
@@ -156,6 +160,9 @@ func diskArguments(n int, disk vmm.Disk) ([]string, error) {
 	device := "virtio-blk-device,drive=" + name + ",rerror=report,werror=report"
 	if !disk.ReadOnly {
 		blockdev.Discard, blockdev.DetectZeroes, blockdev.File.Discard = "unmap", "unmap", "unmap"
+	}
+	if disk.Volatile {
+		blockdev.Cache = &cache{NoFlush: true}
 	}
 	text, err := json.Marshal(blockdev)
 	if err != nil {

@@ -24,6 +24,7 @@ func spec() vmm.Spec {
 		Disks: []vmm.Disk{
 			{Path: "/home/u, v/root.ext4", ReadOnly: true},
 			{Path: `/home/u, v/"overlay"=1.ext4`},
+			{Path: "/home/u, v/work.ext4", Volatile: true},
 		},
 		NIC: &vmm.NIC{
 			Mode: vmm.NetworkUser, MAC: "52:54:00:00:00:05",
