@@ -2,13 +2,12 @@ package launcher
 
 import (
 	"bufio"
-	"encoding/binary"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
@@ -103,50 +102,24 @@ func inspect(path string) (program, error) {
 		return program{}, fmt.Errorf("cannot look at it: %w", err)
 	}
 	defer file.Close()
-	loader, err := loaderOf(file)
-	if errors.Is(err, errNotELF) {
+	binary, err := elf.NewFile(file)
+	if err != nil {
 		return inspectScript(path, file)
 	}
-	if err != nil {
-		return program{}, fmt.Errorf("cannot look at it: %w", err)
-	}
-	if loader == "" {
-		return program{executed: []string{path}}, nil
-	}
-	return program{executed: []string{path, loader}, shared: true}, nil
-}
-
-var errNotELF = errors.New("not an ELF program of 64 bits")
-
-// loaderOf returns what loads an ELF program's libraries, or nothing if it needs
-// none: elf(5). The library that knows all of the format is large.
-func loaderOf(file io.ReaderAt) (string, error) {
-	const ident = "\x7fELF\x02\x01" // 64 bits, the low byte first
-	const sizeofHeader, segmentsAt, segmentSizeAt, segmentCountAt = 64, 32, 54, 56
-	header := make([]byte, sizeofHeader)
-	if _, err := file.ReadAt(header, 0); err != nil || string(header[:len(ident)]) != ident {
-		return "", errNotELF
-	}
-	at := int64(binary.LittleEndian.Uint64(header[segmentsAt:]))
-	const interp, sizeofSegment, offsetAt, lengthAt, longestPath = 3, 56, 8, 32, 4096
-	if size := binary.LittleEndian.Uint16(header[segmentSizeAt:]); size != sizeofSegment {
-		return "", fmt.Errorf("its segments are described by %d bytes", size)
-	}
-	segments := make([]byte, sizeofSegment*int(binary.LittleEndian.Uint16(header[segmentCountAt:])))
-	if _, err := file.ReadAt(segments, at); err != nil {
-		return "", err
-	}
-	for segment := range slices.Chunk(segments, sizeofSegment) {
-		if binary.LittleEndian.Uint32(segment) != interp {
+	found := program{executed: []string{path}}
+	for _, part := range binary.Progs {
+		if part.Type != elf.PT_INTERP {
 			continue
 		}
-		name := make([]byte, min(binary.LittleEndian.Uint64(segment[lengthAt:]), longestPath))
-		if _, err := file.ReadAt(name, int64(binary.LittleEndian.Uint64(segment[offsetAt:]))); err != nil {
-			return "", err
+		const longestPath = 4096
+		loader, err := io.ReadAll(io.LimitReader(part.Open(), longestPath))
+		if err != nil {
+			return program{}, fmt.Errorf("cannot look at it: %w", err)
 		}
-		return strings.TrimRight(string(name), "\x00"), nil
+		found.executed = append(found.executed, strings.TrimRight(string(loader), "\x00"))
+		found.shared = true
 	}
-	return "", nil
+	return found, nil
 }
 
 // inspectScript allows a script what it may run in place of itself: programs
