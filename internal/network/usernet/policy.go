@@ -6,10 +6,10 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"banger/internal/network/policy"
-	"banger/internal/rtnetlink"
 )
 
 // errRefused is wrapped by what [judge.decide] says no with.
@@ -95,24 +95,12 @@ func embeddedIPv4(addr netip.Addr) (netip.Addr, bool) {
 // question is not understood the list has to do, and a failing connection
 // says the rest.
 func routedToSelf(addr netip.Addr) bool {
-	family := byte(unix.AF_INET)
-	if addr.Is6() {
-		family = unix.AF_INET6
-	}
-	body := make([]byte, unix.SizeofRtMsg) // struct rtmsg
-	body[0], body[1] = family, byte(addr.BitLen())
-	routes, err := rtnetlink.Do(rtnetlink.Request{
-		Type: unix.RTM_GETROUTE, Body: rtnetlink.Attribute(body, unix.RTA_DST, addr.AsSlice()),
-	})
+	routes, err := netlink.RouteGet(addr.AsSlice())
 	if err != nil {
 		return false
 	}
-	const kind = 7 // in struct rtmsg
-	return slices.ContainsFunc(routes, func(route []byte) bool {
-		if len(route) < unix.SizeofRtMsg {
-			return false
-		}
-		switch route[kind] {
+	return slices.ContainsFunc(routes, func(r netlink.Route) bool {
+		switch r.Type {
 		case unix.RTN_LOCAL, unix.RTN_BROADCAST, unix.RTN_ANYCAST, unix.RTN_MULTICAST:
 			return true
 		}

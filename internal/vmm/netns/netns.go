@@ -9,9 +9,8 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"banger/internal/rtnetlink"
 )
 
 // TAP is the device in the namespace that the VMM opens. It needs no
@@ -103,38 +102,34 @@ func Connect(socket int) error {
 	return nil
 }
 
-// bridgeIndex is the bridge's number, which is free: the namespace is new.
-const bridgeIndex = 100
-
 // join bridges the two devices.
 func join() error {
-	const up = unix.IFF_UP
-	body := rtnetlink.Link(bridgeIndex, up, up)
-	body = rtnetlink.Attribute(body, unix.IFLA_IFNAME, rtnetlink.Text(bridge))
-	body = rtnetlink.Attribute(body, unix.IFLA_MTU, rtnetlink.Number(mtu))
-	body = rtnetlink.Attribute(body, unix.IFLA_LINKINFO, kind(unix.IFLA_INFO_KIND, unix.IFLA_INFO_DATA, unix.IFLA_BR_MCAST_SNOOPING))
-	requests := []rtnetlink.Request{{Type: unix.RTM_NEWLINK, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Body: body}}
-	for _, name := range []string{TAP, uplink} {
-		body := rtnetlink.Attribute(rtnetlink.Link(0, 0, 0), unix.IFLA_IFNAME, rtnetlink.Text(name))
-		body = rtnetlink.Attribute(body, unix.IFLA_MTU, rtnetlink.Number(mtu))
-		body = rtnetlink.Attribute(body, unix.IFLA_TXQLEN, rtnetlink.Number(queue))
-		body = rtnetlink.Attribute(body, unix.IFLA_MASTER, rtnetlink.Number(bridgeIndex))
-		requests = append(requests, rtnetlink.Request{Type: unix.RTM_NEWLINK, Body: body})
-		// What there is to learn is the guest's to invent, without bound.
-		body = rtnetlink.Attribute(rtnetlink.Link(0, up, up), unix.IFLA_IFNAME, rtnetlink.Text(name))
-		body = rtnetlink.Attribute(body, unix.IFLA_LINKINFO, kind(unix.IFLA_INFO_SLAVE_KIND, unix.IFLA_INFO_SLAVE_DATA, unix.IFLA_BRPORT_LEARNING))
-		requests = append(requests, rtnetlink.Request{Type: unix.RTM_NEWLINK, Body: body})
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = bridge, mtu
+	snooping := false
+	joint := &netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}
+	if err := netlink.LinkAdd(joint); err != nil {
+		return fmt.Errorf("cannot make a bridge: %w", err)
 	}
-	if _, err := rtnetlink.Do(requests...); err != nil {
-		return fmt.Errorf("cannot set up a bridge of TAP devices: %w", err)
+	for _, name := range []string{TAP, uplink} {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("cannot find a TAP device: %w", err)
+		}
+		err = errors.Join(
+			netlink.LinkSetMTU(link, mtu),
+			netlink.LinkSetTxQLen(link, queue),
+			netlink.LinkSetMaster(link, joint),
+			// What there is to learn is the guest's to invent, without bound.
+			netlink.LinkSetLearning(link, false),
+			netlink.LinkSetUp(link),
+		)
+		if err != nil {
+			return fmt.Errorf("cannot set up a TAP device: %w", err)
+		}
+	}
+	if err := netlink.LinkSetUp(joint); err != nil {
+		return fmt.Errorf("cannot set up a bridge: %w", err)
 	}
 	return nil
-}
-
-// kind says that a device is a bridge, or a port of one, and turns one property
-// of it off.
-func kind(name, data, property uint16) []byte {
-	return rtnetlink.Attribute(
-		rtnetlink.Attribute(nil, name, rtnetlink.Text("bridge")),
-		data, rtnetlink.Attribute(nil, property, []byte{0}))
 }
