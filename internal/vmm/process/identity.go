@@ -78,20 +78,18 @@ func readStatAt(path string) (stat, error) {
 
 // spent says that no thread of a process that was killed can run its program any
 // more: the kernel has begun to end each of them, which takes memory away first.
+// One that is gone since it was listed may have kept others off the list: the
+// process has to be looked at again.
 func spent(pid int) bool {
 	threads := "/proc/" + strconv.Itoa(pid) + "/task"
 	entries, err := os.ReadDir(threads)
-	if err != nil {
-		return errors.Is(err, os.ErrNotExist)
-	}
 	for _, entry := range entries {
 		thread, err := readStatAt(filepath.Join(threads, entry.Name(), "stat"))
-		gone := errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH)
-		if !gone && (err != nil || thread.memory > 0) {
+		if err != nil || thread.memory > 0 {
 			return false
 		}
 	}
-	return true
+	return err == nil
 }
 
 // parseStat reads proc_pid_stat(5). The second field, the program's name in
