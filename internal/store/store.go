@@ -238,7 +238,8 @@ func (s *Store) write(ctx context.Context, vm VM, change func() error) error {
 		if vm.Ephemeral {
 			mode = "NORMAL"
 		}
-		if _, err := s.db.ExecContext(ctx, "PRAGMA synchronous = "+mode); err != nil {
+		// Canceled, it could have been done all the same.
+		if _, err := s.db.ExecContext(context.WithoutCancel(ctx), "PRAGMA synchronous = "+mode); err != nil {
 			return err
 		}
 		s.relaxed = vm.Ephemeral

@@ -1,11 +1,13 @@
 package store
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -113,6 +115,51 @@ func TestWaitsForDisk(t *testing.T) {
 		var got int
 		if err := store.db.QueryRowContext(ctx, "PRAGMA synchronous").Scan(&got); err != nil || got != step.want {
 			t.Errorf("step %d: %d, %v, want %d", i, got, err, step.want)
+		}
+	}
+}
+
+// fading is a context that is canceled when it is looked at for the n-th time.
+type fading struct {
+	context.Context
+	cancel func()
+	left   atomic.Int32
+}
+
+func (f *fading) Done() <-chan struct{} {
+	if f.left.Add(-1) == 0 {
+		f.cancel()
+	}
+	return f.Context.Done()
+}
+
+// TestCanceledWaitsForDisk cancels changes of ephemeral VMs at all their moments:
+// those of others are waited for all the same.
+func TestCanceledWaitsForDisk(t *testing.T) {
+	t.Parallel()
+	store := openTest(t, filepath.Join(t.TempDir(), "db"))
+	lasting, ephemeral := testVM("a", "one", "172.16.0.16"), testVM("b", "two", "172.16.0.17")
+	ephemeral.Ephemeral = true
+	for _, vm := range []VM{lasting, ephemeral} {
+		if err := store.Insert(t.Context(), vm); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range int32(20) {
+		if err := store.Update(t.Context(), lasting); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		fades := &fading{Context: ctx, cancel: cancel}
+		fades.left.Store(n)
+		_ = store.Update(fades, ephemeral) // whether it was made does not matter
+		cancel()
+		if err := store.Update(t.Context(), lasting); err != nil {
+			t.Fatal(err)
+		}
+		var got int
+		if err := store.db.QueryRowContext(t.Context(), "PRAGMA synchronous").Scan(&got); err != nil || got != 2 {
+			t.Errorf("canceled at look %d: %d, %v, want 2", n, got, err)
 		}
 	}
 }
