@@ -103,11 +103,13 @@ func (f *Files) read(path string) ([]certificate, error) {
 }
 
 // directory returns what read finds in a directory whose files are replaced and
-// not written to, as a distribution's package does it.
-func (f *Files) directory(path string, read func() []certificate) []certificate {
+// not written to, as a distribution's package does it. complete says whether
+// that is all there is: a file that cannot be read is looked at again.
+func (f *Files) directory(path string, read func() (found []certificate, complete bool)) []certificate {
 	info, err := os.Stat(path)
 	if err != nil {
-		return read() // which knows what to say
+		found, _ := read() // which knows what to say
+		return found
 	}
 	f.mu.Lock()
 	k, ok := f.known[path]
@@ -115,15 +117,15 @@ func (f *Files) directory(path string, read func() []certificate) []certificate 
 	if ok && k.id == regular.Identify(info) {
 		return k.certificates
 	}
-	k = known{regular.Identify(info), read()}
+	found, complete := read()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	// What has just changed could change once more without another time. Read
 	// has made known, and bounds it.
-	if f.known != nil && time.Since(info.ModTime()) > time.Second {
-		f.known[path] = k
+	if complete && f.known != nil && time.Since(info.ModTime()) > time.Second {
+		f.known[path] = known{regular.Identify(info), found}
 	}
-	return k.certificates
+	return found
 }
 
 // certificates adds those that the host trusts beyond its distribution's own,
@@ -180,7 +182,11 @@ func (p *Passed) beyond(files *Files, root string, environment map[string]string
 	added := len(candidates)
 	own = map[fingerprint]bool{}
 	dir := filepath.Join(root, shipped)
-	for _, c := range files.directory(dir, func() []certificate { return p.walk(files, dir) }) {
+	for _, c := range files.directory(dir, func() ([]certificate, bool) {
+		before := len(p.Warnings)
+		found := p.walk(files, dir)
+		return found, len(p.Warnings) == before
+	}) {
 		own[c.fingerprint] = true
 	}
 	known := len(own) > 0

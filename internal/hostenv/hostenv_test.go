@@ -302,6 +302,30 @@ func TestDirectoryIsReadAgain(t *testing.T) {
 	}
 }
 
+// TestDirectoryHalfRead has a file that cannot be read at first.
+func TestDirectoryHalfRead(t *testing.T) {
+	t.Parallel()
+	root, corp := newCA(t, pkix.Name{CommonName: "root"}), newCA(t, pkix.Name{CommonName: "corp"})
+	o := options(t)
+	o.Files = new(Files)
+	dir, target := filepath.Join(o.Root, shipped), filepath.Join(o.Root, "corp.crt")
+	writePEM(t, filepath.Join(o.Root, bundles[0]), root, corp)
+	writePEM(t, filepath.Join(dir, "root.crt"), root)
+	if err := errors.Join(os.Symlink(target, filepath.Join(dir, "corp.crt")), os.Chtimes(dir, time.Unix(1e9, 0), time.Unix(1e9, 0))); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		passed := Collect(t.Context(), o, nil)
+		if diff := cmp.Diff([]string{"corp"}, subjects(passed)); diff != "" || len(passed.Warnings) != 1 {
+			t.Errorf("%s, warnings: %q", diff, passed.Warnings)
+		}
+	}
+	writePEM(t, target, corp)
+	if passed := Collect(t.Context(), o, nil); len(passed.Certificates) != 0 || len(passed.Warnings) != 0 {
+		t.Errorf("got %+v", passed)
+	}
+}
+
 // TestSubjectHash compares with OpenSSL.
 func TestSubjectHash(t *testing.T) {
 	t.Parallel()
