@@ -46,10 +46,10 @@ const (
 type Scope struct {
 	log *slog.Logger
 
-	mu    sync.Mutex
-	asked bool
-	dir   string
-	err   error // why there is none
+	mu       sync.Mutex
+	answered chan struct{} // nil until systemd is asked, closed when the rest is set
+	dir      string
+	err      error // why there is none
 }
 
 // New asks for a scope, and does not wait for it: the first [Scope.Start] does.
@@ -105,26 +105,45 @@ func (s *Scope) start(ctx context.Context, name string, limits Limits, command p
 	return child, filepath.Join(filepath.Base(scope), filepath.Base(leaf)), nil
 }
 
-// get returns the scope's directory. systemd is asked once; that there is none
-// to ask may change.
+// get returns the scope's directory, or fails when ctx ends. systemd is asked
+// once; that there is none to ask may change.
 func (s *Scope) get(ctx context.Context) (string, error) {
 	if s == nil {
 		return "", errors.New("none is asked for")
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.asked {
-		return s.dir, s.err
-	}
-	address, err := thisManager()
+	answered, err := s.ask(ctx)
 	if err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), timeout, errors.New("systemd does not answer"))
-	defer cancel()
-	s.asked = true
-	s.dir, s.err = enter(ctx, address)
-	return s.dir, s.err
+	select {
+	case <-answered:
+		return s.dir, s.err
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+}
+
+// ask has systemd asked if it is not yet. What is returned is closed when it has
+// answered, or has not in time.
+func (s *Scope) ask(ctx context.Context) (<-chan struct{}, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.answered != nil {
+		return s.answered, nil
+	}
+	address, err := thisManager()
+	if err != nil {
+		return nil, err
+	}
+	answered := make(chan struct{})
+	s.answered = answered
+	go func() {
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), timeout, errors.New("systemd does not answer"))
+		defer cancel()
+		s.dir, s.err = enter(ctx, address)
+		close(answered)
+	}()
+	return answered, nil
 }
 
 // Check says whether this user's processes can be given cgroups. It does not
@@ -179,9 +198,14 @@ func settle(ctx context.Context, scope string) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return errors.New("the controllers of memory and threads are not delegated to the user")
 		}
-		// Busy: this process has just started another.
-		if !errors.Is(err, unix.EBUSY) || ctx.Err() != nil {
+		if !errors.Is(err, unix.EBUSY) {
 			return err
+		}
+		// This process has just started another.
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(poll):
 		}
 	}
 }
@@ -205,10 +229,11 @@ func move(from, to string) error {
 func sweep(slice string) {
 	scopes, _ := filepath.Glob(filepath.Join(slice, "banger-*.scope"))
 	for _, scope := range scopes {
+		// Leaves first: where there are any, their bangerd is in its own or has ended.
+		leaves, _ := filepath.Glob(filepath.Join(scope, leafPrefix+"*"))
 		if lives, err := os.ReadFile(filepath.Join(scope, ownLeaf, "cgroup.procs")); err != nil || len(lives) > 0 {
 			continue
 		}
-		leaves, _ := filepath.Glob(filepath.Join(scope, leafPrefix+"*"))
 		for _, leaf := range leaves {
 			_ = unix.Rmdir(leaf)
 		}

@@ -1,7 +1,10 @@
 package cgroup
 
 import (
+	"context"
+	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,15 +155,51 @@ func run(t *testing.T, scope *Scope, limits Limits, script string) (said string,
 // used.
 func TestWithout(t *testing.T) {
 	t.Parallel()
+	answered := make(chan struct{})
+	close(answered)
 	for name, scope := range map[string]*Scope{
 		"none":           nil,
-		"one that fails": {log: slog.New(slog.DiscardHandler), asked: true, dir: filepath.Join(t.TempDir(), "not there")},
-		"no cgroup":      {log: slog.New(slog.DiscardHandler), asked: true, dir: t.TempDir()},
+		"one that fails": {log: slog.New(slog.DiscardHandler), answered: answered, dir: filepath.Join(t.TempDir(), "not there")},
+		"no cgroup":      {log: slog.New(slog.DiscardHandler), answered: answered, dir: t.TempDir()},
 	} {
 		said, on, detail := run(t, scope, Limits{MemoryBytes: 1 << 30, Threads: 99}, "echo it runs")
 		if said != "it runs\n" || on || detail == "" {
 			t.Errorf("%s: it says %q, on: %v, %q", name, said, on, detail)
 		}
+	}
+}
+
+// TestImpatient has who gives up wait for no systemd.
+func TestImpatient(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	gone := errors.New("gone")
+	cancel(gone)
+	scope := &Scope{log: slog.New(slog.DiscardHandler), answered: make(chan struct{})}
+	if dir, err := scope.get(ctx); !errors.Is(err, gone) {
+		t.Errorf("%q, %v", dir, err)
+	}
+}
+
+// TestMute asks a systemd that does not say a word.
+func TestMute(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "mute") //nolint:usetesting // short enough for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "bus")
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	late := errors.New("late")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, late)
+	defer cancel()
+	if _, err := enter(ctx, "unix:path="+path); !errors.Is(err, late) {
+		t.Errorf("it says %v", err)
 	}
 }
 

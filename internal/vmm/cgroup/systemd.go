@@ -80,7 +80,12 @@ type auxiliary struct {
 
 // startScope has systemd make a scope around this process, and leave what is
 // in it to this process. It lasts as long as there is any process in it.
-func startScope(ctx context.Context, address, unit string) error {
+func startScope(ctx context.Context, address, unit string) (err error) {
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+	}()
 	conn, err := dbus.Connect(address, dbus.WithContext(ctx))
 	if err != nil {
 		return fmt.Errorf("cannot reach systemd: %w", err)
