@@ -66,17 +66,23 @@ type rule struct {
 // NewFilter returns a filter without rules.
 func NewFilter() *Filter { return new(Filter) }
 
-// On says what is run for one system call. It must come to a verdict.
+// On says what is run for one system call, which it is called once for. It must
+// come to a verdict.
 func (f *Filter) On(call uint32, body ...unix.SockFilter) {
 	f.rules = append(f.rules, rule{call, body})
 }
 
 // program is the filter, with the verdict on all other calls.
-func (f *Filter) program(otherwise unix.SockFilter) []unix.SockFilter {
+func (f *Filter) program(otherwise unix.SockFilter) ([]unix.SockFilter, error) {
 	load := func(offset uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
 	}
 	rules := slices.SortedFunc(slices.Values(f.rules), func(a, b rule) int { return cmp.Compare(a.call, b.call) })
+	for i := 1; i < len(rules); i++ {
+		if rules[i].call == rules[i-1].call {
+			return nil, fmt.Errorf("cannot filter system calls: there are two rules for number %d", rules[i].call)
+		}
+	}
 	return slices.Concat([]unix.SockFilter{
 		load(offsetArch),
 		If(auditArch, 1, 0),
@@ -84,7 +90,7 @@ func (f *Filter) program(otherwise unix.SockFilter) []unix.SockFilter {
 		load(offsetCall),
 		{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, K: otherABI, Jf: 1},
 		Deny,
-	}, search(rules, otherwise))
+	}, search(rules, otherwise)), nil
 }
 
 // search finds the rule for a call among those that are sorted, by halves: the
@@ -114,7 +120,10 @@ func (f *Filter) Install(otherwise unix.SockFilter) error {
 	if auditArch == 0 {
 		return fmt.Errorf("cannot filter system calls on %s", runtime.GOARCH)
 	}
-	program := f.program(otherwise)
+	program, err := f.program(otherwise)
+	if err != nil {
+		return err
+	}
 	fprog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
 	result, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&fprog)))
 	if errno != 0 {

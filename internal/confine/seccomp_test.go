@@ -59,7 +59,10 @@ func TestSearch(t *testing.T) {
 				filter.On(3*n, Fail(unix.Errno(n)))
 			}
 		}
-		program := filter.program(Deny)
+		program, err := filter.program(Deny)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for call := range 3*size + 5 {
 			want := Deny.K
 			if n := call / 3; call%3 == 0 && n > 0 && n <= size {
@@ -75,5 +78,17 @@ func TestSearch(t *testing.T) {
 		if got := verdict(t, program, otherABI+3, 0); got != Deny.K {
 			t.Fatalf("a call of another ABI: %#x", got)
 		}
+	}
+}
+
+// TestTwoRules has a filter in which a search would find either.
+func TestTwoRules(t *testing.T) {
+	t.Parallel()
+	filter := NewFilter()
+	for _, call := range []uint32{3, 1, 2, 3} {
+		filter.On(call, Allow)
+	}
+	if _, err := filter.program(Deny); err == nil {
+		t.Error("two rules for a call are taken")
 	}
 }
