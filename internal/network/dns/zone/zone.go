@@ -42,15 +42,16 @@ func Answer(message []byte, owner string, lookup Lookup) ([]byte, error) {
 		answer.RCode = dnsmessage.RCodeNotImplemented
 		return answer.Pack()
 	}
-	questions, err := parser.AllQuestions()
-	if err != nil {
+	question, err := parser.Question()
+	if err != nil && !errors.Is(err, dnsmessage.ErrSectionDone) {
 		return nil, fmt.Errorf("cannot read a question: %w", err)
 	}
-	if len(questions) != 1 {
+	// Others are not read: each would take 50 times the memory it has in a message.
+	if err != nil || !errors.Is(parser.SkipQuestion(), dnsmessage.ErrSectionDone) {
 		answer.RCode = dnsmessage.RCodeFormatError
 		return answer.Pack()
 	}
-	answer.Questions = questions
+	answer.Questions = []dnsmessage.Question{question}
 	version, extended, err := edns(&parser)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read a question: %w", err)

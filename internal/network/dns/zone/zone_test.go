@@ -103,6 +103,28 @@ func TestAnswerOdd(t *testing.T) {
 	}
 }
 
+// TestAnswerMany has as many questions in one message as there is room for.
+func TestAnswerMany(t *testing.T) {
+	allocations := func(count int) float64 {
+		question := new(dns.Msg).SetQuestion("box.vm.", dns.TypeA)
+		for range count - 1 {
+			question.Question = append(question.Question, dns.Question{Name: ".", Qtype: dns.TypeA, Qclass: dns.ClassINET})
+		}
+		packed, err := question.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return testing.AllocsPerRun(10, func() {
+			if _, err := Answer(packed, "me", lookup); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	if few, many := allocations(2), allocations(10000); many > few {
+		t.Errorf("%v allocations for 2 questions, %v for 10000", few, many)
+	}
+}
+
 func FuzzAnswer(f *testing.F) {
 	packed, err := new(dns.Msg).SetQuestion("box.vm.", dns.TypeA).SetEdns0(4096, true).Pack()
 	if err != nil {
