@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/url"
@@ -34,6 +35,10 @@ var errSilent = errors.New("it does not answer")
 // idleTimeout is how long a stream is kept for the next call, which mostly comes
 // at once or never.
 const idleTimeout = time.Second
+
+// What a guest sends unasked on a stream that is kept net/http writes to the log
+// of the whole program, which nothing else does and nothing bounds.
+func init() { log.SetOutput(io.Discard) }
 
 // Client talks to the agent in one guest. Its methods may be called from any
 // goroutine; calls at the same time have streams of their own. An error that the

@@ -5,9 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,4 +76,66 @@ func answer(conn net.Conn, status int, body []byte) {
 		fmt.Fprintf(conn, "Connection: Upgrade\r\nUpgrade: %s\r\n", strings.TrimSpace(protocol))
 	}
 	_, _ = conn.Write(append([]byte("\r\n"), body...))
+}
+
+// guest is one whose agent answers everything, at a socket.
+func guest(t *testing.T, path string, state func(net.Conn, http.ConnState)) *http.Server {
+	t.Helper()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{ReadHeaderTimeout: time.Minute, ConnState: state, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"version":%d}`, wire.Version)
+	})}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { _ = server.Close() })
+	return server
+}
+
+// TestStreamIsKept has the next call use the stream of the one before, unless the
+// guest has ended meanwhile, and then not for long.
+func TestStreamIsKept(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s")
+	var dials atomic.Int32
+	client := agent.New(func(ctx context.Context) (net.Conn, error) {
+		dials.Add(1)
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	})
+	expect := func(want int32) {
+		t.Helper()
+		if _, err := client.Hello(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := dials.Load(); got != want {
+			t.Errorf("%d streams were opened, want %d", got, want)
+		}
+	}
+	first := guest(t, path, nil)
+	expect(1)
+	expect(1)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan struct{})
+	guest(t, path, func(_ net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			close(closed)
+		}
+	})
+	expect(2)
+	select {
+	case <-closed:
+	case <-time.After(20 * time.Second):
+		t.Error("a stream that nobody uses is kept")
+	}
+}
+
+// TestUnasked looks where net/http says what a guest sends that nobody asked for.
+func TestUnasked(t *testing.T) {
+	t.Parallel()
+	if log.Writer() != io.Discard {
+		t.Error("a guest writes into the log of the program")
+	}
 }
