@@ -4,6 +4,7 @@ package confine
 
 import (
 	"fmt"
+	"runtime"
 	"syscall"
 	"unsafe"
 
@@ -85,6 +86,12 @@ func (s Subject) DropCapabilities() error {
 
 func (s Subject) setCapabilities(to [2]unix.CapUserData) error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	// The compiler does not see that a call through a variable is given addresses:
+	// the stack could move before the kernel reads there.
+	var pinner runtime.Pinner
+	defer pinner.Unpin()
+	pinner.Pin(&header)
+	pinner.Pin(&to)
 	_, _, errno := s.call(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&to[0])), 0, 0, 0, 0)
 	if errno != 0 {
 		return fmt.Errorf("cannot drop capabilities: %w", errno)
