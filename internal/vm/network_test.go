@@ -103,6 +103,28 @@ func TestOnBridge(t *testing.T) {
 	}
 }
 
+// TestCut: only a deletion does not wait for the end of the VMM, and none where the
+// next VM may get the same TAP.
+func TestCut(t *testing.T) {
+	t.Parallel()
+	for setting, want := range map[string][]bool{"user": {false, true}, "bridge": {false, false}} {
+		h := newHarness(t, func(c *Config) { twoNetworks(c, setting, func(netip.Addr) error { return nil }) })
+		vm := h.create(t, api.CreateVM{Name: "box", Start: true})
+		if _, err := h.Kill(t.Context(), vm.ID); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Start(t.Context(), vm.ID, progress.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Delete(t.Context(), vm.ID, api.DeleteVM{Force: true}); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, h.fake.Cuts(vm.ID)); diff != "" {
+			t.Errorf("network mode %q: %s", setting, diff)
+		}
+	}
+}
+
 func TestUserModeIsNotForGuests(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"banger/internal/agent/wire"
@@ -46,6 +47,7 @@ type guest struct {
 	listener *pipeListener
 	server   *http.Server
 	agent    *fakeAgent
+	cut      atomic.Bool
 }
 
 // NewFake returns a Fake whose VMs end with the test.
@@ -108,6 +110,17 @@ func (f *Fake) Boots(id string) []vmm.Spec {
 		}
 	}
 	return specs
+}
+
+// Cuts says of each successful boot of a VM whether [vmm.Machine.Cut] ended it.
+func (f *Fake) Cuts(id string) []bool {
+	var cuts []bool
+	for _, g := range f.snapshot() {
+		if g.spec.ID == id {
+			cuts = append(cuts, g.cut.Load())
+		}
+	}
+	return cuts
 }
 
 // Running returns the ids of all VMs whose process is there.
@@ -270,6 +283,10 @@ func (m *fakeMachine) DialAgent(ctx context.Context) (net.Conn, error) {
 }
 
 func (m *fakeMachine) Kill(ctx context.Context) error { return m.process.Kill(ctx) }
-func (m *fakeMachine) Cut(ctx context.Context) error  { return m.process.Cut(ctx) }
 func (m *fakeMachine) Done() <-chan struct{}          { return m.process.Done() }
 func (m *fakeMachine) Close() error                   { return m.process.Close() }
+
+func (m *fakeMachine) Cut(ctx context.Context) error {
+	m.guest.cut.Store(true)
+	return m.process.Cut(ctx)
+}
