@@ -13,7 +13,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"banger/internal/confine"
 	"banger/internal/vmm/process"
+	"banger/internal/vmm/process/processtest"
 )
 
 // host makes the files of one below a directory; a name that ends with a slash
@@ -126,29 +128,14 @@ func TestSweep(t *testing.T) {
 // layer's state.
 func run(t *testing.T, scope *Scope, limits Limits, script string) (said string, on bool, detail string) {
 	t.Helper()
-	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	child, layer, err := scope.Start(t.Context(), "test", limits, process.Command{
-		Path: "/bin/sh", Args: []string{"-c", script}, Env: []string{"PATH=" + os.Getenv("PATH")}, Log: log,
+	var layer confine.Layer
+	said = processtest.Said(t, func(log *os.File) (child *process.Process, err error) {
+		child, layer, err = scope.Start(t.Context(), "test", limits, process.Command{
+			Path: "/bin/sh", Args: []string{"-c", script}, Env: []string{"PATH=" + os.Getenv("PATH")}, Log: log,
+		})
+		return child, err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = child.Close() }()
-	select {
-	case <-child.Done():
-	case <-time.After(time.Minute):
-		_ = child.Kill(t.Context())
-		t.Fatal("it does not end")
-	}
-	text, err := os.ReadFile(log.Name())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text), layer.On, layer.Detail
+	return said, layer.On, layer.Detail
 }
 
 // TestWithout has programs start where there is no scope, or a cgroup cannot be

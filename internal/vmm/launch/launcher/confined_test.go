@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -19,6 +18,8 @@ import (
 	"banger/internal/confine"
 	"banger/internal/vmm/launch"
 	"banger/internal/vmm/launch/launcher"
+	"banger/internal/vmm/process"
+	"banger/internal/vmm/process/processtest"
 )
 
 // Names under which this test binary is something else: a stand-in for a VMM,
@@ -362,29 +363,14 @@ func run(t *testing.T, on target, grant launcher.Grant) (string, []confine.Layer
 	if err := os.Symlink(self, program); err != nil {
 		t.Fatal(err)
 	}
-	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	child, confinement, err := launch.Start(t.Context(), self, launch.Command{Path: program, Args: []string{string(text)}, Log: log, Grant: grant})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = child.Close() }()
-	select {
-	case <-child.Done():
-	case <-time.After(time.Minute):
-		_ = child.Kill(t.Context())
-		t.Fatal("it does not end")
-	}
-	out, err := os.ReadFile(log.Name())
-	if err != nil {
-		t.Fatal(err)
-	}
+	var confinement *launch.Confinement
+	said := processtest.Said(t, func(log *os.File) (child *process.Process, err error) {
+		child, confinement, err = launch.Start(t.Context(), self, launch.Command{Path: program, Args: []string{string(text)}, Log: log, Grant: grant})
+		return child, err
+	})
 	// What comes with the process, not by the launcher.
 	others := []string{"own filter", "cgroup"}
-	return string(out), slices.DeleteFunc(confinement.Layers(), func(l confine.Layer) bool { return slices.Contains(others, l.Name) })
+	return said, slices.DeleteFunc(confinement.Layers(), func(l confine.Layer) bool { return slices.Contains(others, l.Name) })
 }
 
 // TestRootElsewhere has root run a VM whose files are in another user's
