@@ -99,9 +99,9 @@ const (
 )
 
 // Start runs a VMM in a session of its own and returns when it runs, and how it
-// is confined. program runs [launcher.Main] when its first
-// argument is [launcher.Subcommand]. A layer that this host does not offer is left out,
-// which is no error. After an error nothing is left running.
+// is confined. program runs [launcher.Main] when its first argument is
+// [launcher.Subcommand]. A layer that this host does not offer is left out, which
+// is no error. After an error nothing is left running.
 func Start(ctx context.Context, program string, command Command) (*process.Process, *Confinement, error) {
 	child, c, err := start(ctx, program, command)
 	if err != nil {

@@ -61,19 +61,19 @@ type stat struct {
 func (s stat) ended() bool { return s.state == 'Z' || s.state == 'X' || s.state == 'x' }
 
 func readStat(pid int) (stat, error) {
-	return readStatAt("/proc/" + strconv.Itoa(pid) + "/stat")
+	found, err := readStatAt("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return stat{}, fmt.Errorf("cannot look at process %d: %w", pid, err)
+	}
+	return found, nil
 }
 
 func readStatAt(path string) (stat, error) {
 	data, err := os.ReadFile(path)
-	var found stat
-	if err == nil {
-		found, err = parseStat(data)
-	}
 	if err != nil {
-		return stat{}, fmt.Errorf("cannot look at a process: %w", err)
+		return stat{}, err
 	}
-	return found, nil
+	return parseStat(data)
 }
 
 // spent says that no thread of a process that was killed can run its program any
