@@ -16,7 +16,6 @@ import (
 	"banger/internal/doctor"
 	"banger/internal/network/bridge"
 	"banger/internal/network/plan"
-	"banger/internal/paths"
 	"banger/internal/size"
 	"banger/internal/space"
 	"banger/internal/ssh"
@@ -124,11 +123,11 @@ func confinement(ctx context.Context, deps Deps) []doctor.Row {
 	const check = "confinement"
 	layers, err := deps.Confinement(ctx)
 	if err != nil {
-		hint := "no VM can start before that works"
-		if missing, ok := errors.AsType[*paths.Error](err); ok {
-			hint = missing.Hint
+		row := explain(check, doctor.Fail, err)
+		if row.Hint == "" {
+			row.Hint = "no VM can start before that works"
 		}
-		return []doctor.Row{fail(check, err.Error(), hint)}
+		return []doctor.Row{row}
 	}
 	var on, off, hints []string
 	for _, layer := range layers {

@@ -88,6 +88,9 @@ func explain(check string, status doctor.Status, err error) doctor.Row {
 	if answered, ok := errors.AsType[*api.Error](err); ok {
 		row.Hint = line(answered.Hint)
 	}
+	if refused, ok := errors.AsType[*paths.Error](err); ok {
+		row.Hint = line(refused.Hint)
+	}
 	return row
 }
 
